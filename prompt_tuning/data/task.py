@@ -1,0 +1,194 @@
+"""What a task is, and how it is found by name.
+
+A task is data: where examples come from, how one becomes `inputs` and `targets` text, how a
+decoded answer is read, how answers are measured. Nothing here tokenises, batches or reads files.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import logging
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prompt_tuning.data import postprocessors
+from prompt_tuning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Example = Mapping[str, Any]
+
+_REGISTRY: dict[str, 'Task'] = {}
+_DECLARATIONS = 'prompt_tuning.data.tasks'  # every module of this package declares tasks
+# MIXTURE_OR_TASK_MODULE of earlier configurations: their tasks are built in here.
+_MODULES_OF_BUILT_IN_TASKS = frozenset({
+    'prompt_tuning.data.glue', 'prompt_tuning.data.super_glue', 'prompt_tuning.data.tasks',
+    't5.data.tasks', 't5.data.mixtures', 't5.data.glue_utils'})
+
+
+def as_is(example: Example) -> list[Example]:
+  """The preprocess of examples that hold `inputs` and `targets` (or `text`) already."""
+  return [example]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+  """One text-to-text task.
+
+  Attributes:
+    name: how users ask for it.
+    source: where raw examples come from (sources.Source).
+    preprocess: raw example -> list of dicts with `inputs` and `targets`: text, or token ids where
+      the source has tokenised already. A row with `text` instead is given to `objective`.
+    postprocess_fn: `(text, example=None, is_target=False) -> value`, for decoded predictions and
+      for target texts alike; `example` is the raw example with `inputs` and `targets` added.
+    metric_fns: functions `(targets, predictions) -> {name: number}` of postprocessed values.
+    labels: every text a target can be, in class order, for rank classification and class-label
+      initialisation; None for free text.
+    objective: for plain-text corpora: token ids -> (inputs, targets), see preprocessors.py.
+    vocabulary: set where the task brings its own; None uses the backbone's.
+    train_split: split that training reads.
+    eval_split: split that evaluation reads.
+  """
+  name: str
+  source: Any
+  preprocess: Callable[[Example], list[Example]] = as_is
+  postprocess_fn: Callable[..., Any] = postprocessors.Text()
+  metric_fns: tuple[Callable[..., Mapping[str, float]], ...] = ()
+  labels: tuple[str, ...] | None = None
+  objective: Any = None
+  vocabulary: Any = None
+  train_split: str = 'train'
+  eval_split: str = 'validation'
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    """Names of the splits that the source has."""
+    return self.source.splits
+
+  def examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (example id, raw example with `inputs` and `targets` added).
+
+    An id is the row in the source, followed by `.k` where a row gives several examples.
+
+    Raises:
+      UserError: no such split, or what the source says about a broken file.
+    """
+    self.check_split(split)
+    for row, raw in self.source.read(split):
+      processed = self.preprocess(raw)
+      for k, example in enumerate(processed):
+        yield row if len(processed) == 1 else f'{row}.{k}', {**raw, **example}
+
+  def check_split(self, split: str):
+    """Raises UserError where the source has no such split."""
+    if split not in self.splits:
+      raise UserError(
+          f'Task {self.name!r} has no split {split!r}; it has {", ".join(self.splits) or "none"}.')
+
+  def metrics(self, targets: list, predictions: list) -> dict[str, float]:
+    """All metrics of postprocessed targets and predictions, in declaration order."""
+    results = {}
+    for metric_fn in self.metric_fns:
+      for name, value in metric_fn(targets, predictions).items():
+        results[name] = float(value)
+    return results
+
+  def read_from(self, data_dir: str) -> 'Task':
+    """The same task with its files taken from a folder instead of TFDS.
+
+    Raises:
+      UserError: the source of this task does not come from a folder.
+    """
+    if not hasattr(self.source, 'in_folder'):
+      raise UserError(
+          f'DATA_DIR={data_dir!r} was given, but task {self.name!r} does not read its files from '
+          'a data folder. Leave DATA_DIR out.')
+    return dataclasses.replace(self, source=self.source.in_folder(data_dir))
+
+
+def register(task: Task) -> Task:
+  """Makes a task known by its name; returns it.
+
+  Raises:
+    UserError: another task has that name.
+  """
+  if _REGISTRY.setdefault(task.name, task) != task:
+    raise UserError(f'A different task {task.name!r} is registered already; choose another name.')
+  return task
+
+
+def names() -> list[str]:
+  """Names of all registered tasks, the built-in ones included."""
+  _import_declarations()
+  return sorted(_REGISTRY)
+
+
+def get(name: str, module: str | None = None, data_dir: str | None = None) -> Task:
+  """Finds a task: imports `module`, looks among the tasks registered here, then asks SeqIO.
+
+  Names of google-research/prompt-tuning mean the same task: `_examples` at the end only asked for
+  logged examples, and `mt5_` or `byt5_` in front named the vocabulary, which here comes from the
+  backbone.
+
+  Args:
+    name: MIXTURE_OR_TASK_NAME.
+    module: MIXTURE_OR_TASK_MODULE, a module whose import registers the task, here or with SeqIO.
+    data_dir: DATA_DIR, the folder with the dataset's files; None reads from TFDS.
+
+  Returns:
+    The task.
+
+  Raises:
+    UserError: no such module or no such task, with the nearest names.
+  """
+  _import_declarations()
+  known_module = module in _MODULES_OF_BUILT_IN_TASKS and _local(name) is not None
+  if module and not known_module:
+    _import(module)
+  task = _local(name)
+  if task is None:
+    task = _from_seqio(name, required=bool(module))
+  return task if data_dir is None else task.read_from(data_dir)
+
+
+def _local(name: str) -> Task | None:
+  """A task registered here under this name or under the plain form of an older name."""
+  if name in _REGISTRY:
+    return _REGISTRY[name]
+  plain = re.sub(r'^(mt5|byt5)_', '', re.sub(r'_examples$', '', name))
+  if plain in _REGISTRY:
+    log.info('Task %s is read as %s (the vocabulary is the backbone\'s).', name, plain)
+    return _REGISTRY[plain]
+  return None
+
+
+def _from_seqio(name: str, required: bool) -> Task:
+  """A SeqIO task or mixture; SeqIO is imported only where a module could have used it."""
+  if required:
+    from prompt_tuning.data import seqio_bridge
+    task = seqio_bridge.find(name)
+    if task is not None:
+      return task
+  near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
+  raise UserError(
+      f'There is no task {name!r}. Nearest names: {", ".join(near) or "none"}. Known tasks: '
+      f'{", ".join(sorted(_REGISTRY))}. A task of your own or of SeqIO is found when '
+      'MIXTURE_OR_TASK_MODULE names the module that registers it.')
+
+
+def _import(module: str):
+  try:
+    importlib.import_module(module)
+  except ModuleNotFoundError as error:
+    raise UserError(
+        f'MIXTURE_OR_TASK_MODULE={module!r} cannot be imported: {error}. Give a module that is '
+        'installed or lies in a folder on PYTHONPATH.') from error
+
+
+def _import_declarations():
+  package = importlib.import_module(_DECLARATIONS)
+  for found in pkgutil.iter_modules(package.__path__):
+    importlib.import_module(f'{_DECLARATIONS}.{found.name}')

@@ -1,0 +1,1 @@
+"""Tasks, sources, cache, batch plan and loader."""

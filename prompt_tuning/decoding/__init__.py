@@ -1,0 +1,1 @@
+"""Decoding strategies and the jitted generation loop."""

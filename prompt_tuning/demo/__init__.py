@@ -1,0 +1,1 @@
+"""The bundled small backbone and the text it was pre-trained on."""

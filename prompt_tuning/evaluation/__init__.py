@@ -1,0 +1,1 @@
+"""Generation and rank classification over a task."""

@@ -1,0 +1,1 @@
+"""Backbones in Flax Linen with T5X parameter paths."""

@@ -1,0 +1,229 @@
+"""Layers of the T5 family: dense, norm, relative bias, attention, feed-forward.
+
+Shapes: B batch, Q query length, K key length, H emb_dim, N heads, D head_dim, F mlp_dim.
+Kernels have two axes ([H, N*D]), as T5X and Flaxformer write them. Parameters are float32 or
+bfloat16 and are cast to the activation dtype where they are used.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prompt_tuning.models import masks
+
+# Large and finite: exp underflows to exactly 0, and a row that sees nothing gives no NaN.
+MASKED = -1e10
+
+
+def fan_in_normal(scale: float = 1.0):
+  """Truncated normal with standard deviation `scale` / sqrt(fan in)."""
+  return nn.initializers.variance_scaling(scale**2, 'fan_in', 'truncated_normal')
+
+
+class Dense(nn.Module):
+  """Linear map without bias: [..., in] -> [..., features]. The first seam of PEFT methods."""
+
+  features: int
+  dtype: str
+  kernel_init: nn.initializers.Initializer = fan_in_normal()
+
+  @nn.compact
+  def __call__(self, x):
+    kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+    return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class Embed(nn.Module):
+  """Token embedding table [V, H]."""
+
+  num_embeddings: int
+  features: int
+  dtype: str
+
+  def setup(self):
+    self.embedding = self.param('embedding', nn.initializers.normal(1.0),
+                                (self.num_embeddings, self.features), jnp.float32)
+
+  def __call__(self, tokens):
+    """[B, T] int32 -> [B, T, H]."""
+    return self.embedding[tokens].astype(self.dtype)
+
+  def attend(self, x):
+    """Logits with the table as head: [B, T, H] -> [B, T, V] float32."""
+    return jnp.dot(x.astype(jnp.float32), self.embedding.astype(jnp.float32).T)
+
+
+class RMSNorm(nn.Module):
+  """Root mean square norm without mean or bias; the variance is taken in float32."""
+
+  dtype: str
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x):
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],), jnp.float32)
+    x = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+    return (x * inverse).astype(self.dtype) * scale.astype(self.dtype)
+
+
+class Dropout(nn.Module):
+  """Dropout with one mask for all positions of `shared_axis`, as T5X draws it."""
+
+  rate: float
+  enabled: bool
+  shared_axis: int = -2
+
+  @nn.compact
+  def __call__(self, x):
+    return nn.Dropout(self.rate, broadcast_dims=(self.shared_axis,))(
+        x, deterministic=not self.enabled)
+
+
+class RelativePositionBias(nn.Module):
+  """Learned bias of attention scores by bucketed distance (Raffel et al. 2020)."""
+
+  num_heads: int
+  num_buckets: int
+  max_distance: int
+  bidirectional: bool
+
+  @nn.compact
+  def __call__(self, query_positions, key_positions):
+    """Bias for every pair of positions.
+
+    Args:
+      query_positions: [1 or B, Q] int32.
+      key_positions: [1 or B, K] int32; may lie before the queries, even below 0.
+
+    Returns:
+      [1 or B, N, Q, K] float32.
+    """
+    table = self.param('rel_embedding', fan_in_normal(), (self.num_heads, self.num_buckets),
+                       jnp.float32)
+    buckets = masks.relative_position_bucket(
+        key_positions[:, None, :] - query_positions[:, :, None],
+        bidirectional=self.bidirectional, num_buckets=self.num_buckets,
+        max_distance=self.max_distance)
+    return jnp.moveaxis(table.astype(jnp.float32)[:, buckets], 0, 1)
+
+
+class AttentionCore(nn.Module):
+  """Softmax attention without parameters. The third seam: it sees keys after the cache."""
+
+  dtype: str
+  dropout_rate: float
+  enable_dropout: bool
+
+  @nn.compact
+  def __call__(self, query, key, value, mask, bias):
+    """T5 attention: no scaling of the scores, softmax in float32.
+
+    Args:
+      query: [B, Q, N, D].
+      key: [B, K, N, D].
+      value: [B, K, N, D].
+      mask: [1 or B, 1, Q, K] bool, True where a query sees a key.
+      bias: [1 or B, N, Q, K] float32, or None.
+
+    Returns:
+      [B, Q, N, D].
+    """
+    scores = jnp.einsum('bqnd,bknd->bnqk', query, key).astype(jnp.float32)
+    if bias is not None:
+      scores = scores + bias
+    weights = jax.nn.softmax(jnp.where(mask, scores, MASKED), axis=-1).astype(self.dtype)
+    weights = Dropout(self.dropout_rate, self.enable_dropout)(weights)
+    return jnp.einsum('bnqk,bknd->bqnd', weights, value)
+
+
+class Attention(nn.Module):
+  """Multi-head attention, for self-attention and cross-attention, with a cache for decoding."""
+
+  num_heads: int
+  head_dim: int
+  dtype: str
+  dropout_rate: float = 0.0
+  enable_dropout: bool = False
+
+  def _dense(self, name, scale=1.0):
+    return Dense(self.num_heads * self.head_dim, self.dtype, fan_in_normal(scale), name=name)
+
+  def _heads(self, x):
+    return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+
+  @nn.compact
+  def __call__(self, x, source, mask, bias=None, *, cache_index=None, cache_length=None,
+               cache_source=False):
+    """Attends from x to source.
+
+    Args:
+      x: [B, Q, H] rows that ask.
+      source: [B, K, H] rows that are asked; x itself in self-attention.
+      mask: [1 or B, 1, Q, K or cache_length] bool.
+      bias: [1 or B, N, Q, K or cache_length] float32, or None.
+      cache_index: int32 scalar, the slot of x[:, 0] in the self-attention cache; None: no cache.
+      cache_length: slots of that cache; needed in the call that creates it.
+      cache_source: keep keys and values of `source` in the cache (cross-attention), so that
+        later calls need not compute them again.
+
+    Returns:
+      [B, Q, H].
+    """
+    # T5 folds the usual 1/sqrt(D) of attention into the initial query kernel.
+    query = self._heads(self._dense('query', self.head_dim**-0.5)(x))
+    key_dense, value_dense = self._dense('key'), self._dense('value')
+    if cache_index is not None:
+      key, value = self._extend_cache(self._heads(key_dense(source)),
+                                      self._heads(value_dense(source)), cache_index, cache_length)
+    elif cache_source or self.has_variable('cache', 'cached_key'):
+      key = self.variable('cache', 'cached_key', lambda: self._heads(key_dense(source))).value
+      value = self.variable('cache', 'cached_value', lambda: self._heads(value_dense(source))).value
+    else:
+      key, value = self._heads(key_dense(source)), self._heads(value_dense(source))
+    y = AttentionCore(self.dtype, self.dropout_rate, self.enable_dropout, name='core')(
+        query, key, value, mask, bias)
+    return Dense(x.shape[-1], self.dtype, name='out')(y.reshape(*y.shape[:2], -1))
+
+  def _extend_cache(self, key, value, index, length):
+    """Writes [B, Q, N, D] keys and values at slot `index`; returns all slots [B, length, N, D]."""
+    created = not self.has_variable('cache', 'cached_key')
+    shape = (key.shape[0], length, *key.shape[2:])
+    keys = self.variable('cache', 'cached_key', jnp.zeros, shape, key.dtype)
+    values = self.variable('cache', 'cached_value', jnp.zeros, shape, value.dtype)
+    if not created:  # the creating call leaves the cache empty
+      keys.value = jax.lax.dynamic_update_slice_in_dim(keys.value, key, index, axis=1)
+      values.value = jax.lax.dynamic_update_slice_in_dim(values.value, value, index, axis=1)
+    return keys.value, values.value
+
+
+def activate(name: str, x):
+  """T5's activations by name: 'relu', 'gelu' (the tanh form) or 'linear'."""
+  if name == 'relu':
+    return jax.nn.relu(x)
+  if name == 'gelu':
+    return jax.nn.gelu(x, approximate=True)
+  if name == 'linear':
+    return x
+  raise ValueError(f"unknown activation {name!r}; known: 'relu', 'gelu', 'linear'")
+
+
+class MLP(nn.Module):
+  """Feed-forward block; with two activations the branches are multiplied (gated)."""
+
+  mlp_dim: int
+  activations: tuple[str, ...]
+  dtype: str
+  dropout_rate: float = 0.0
+  enable_dropout: bool = False
+
+  @nn.compact
+  def __call__(self, x):
+    """[B, T, H] -> [B, T, H]."""
+    hidden = None
+    for i, activation in enumerate(self.activations):
+      name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
+      branch = activate(activation, Dense(self.mlp_dim, self.dtype, name=name)(x))
+      hidden = branch if hidden is None else hidden * branch
+    hidden = Dropout(self.dropout_rate, self.enable_dropout)(hidden)
+    return Dense(x.shape[-1], self.dtype, name='wo')(hidden)

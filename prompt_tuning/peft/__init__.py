@@ -1,0 +1,1 @@
+"""Parameter-efficient methods and the model that applies them."""

@@ -1,0 +1,1 @@
+"""State, optimizer, step, metrics and the training loop."""

@@ -1,0 +1,35 @@
+"""What training changes: the step, the trainable parameters and the optimizer's state."""
+
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+
+from prompt_tuning.training import optimizer as optimizer_lib
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """The donated part of a training step; frozen parameters travel beside it.
+
+  Attributes:
+    step: int32 scalar, how many steps lie behind (of the base's own training too, where the run
+      continues a T5X base).
+    trainable: tree of the trainable parameters.
+    opt_state: the optimizer's state over `trainable`.
+  """
+  step: Any
+  trainable: Any
+  opt_state: Any
+
+
+def create(trainable, optimizer, step=0):
+  """The state before the first step.
+
+  Args:
+    trainable: tree of arrays. The first training step donates them: keep a copy of what is
+      needed later.
+    optimizer: optax.GradientTransformation.
+    step: int, INITIAL_STEP.
+  """
+  opt_state = optimizer_lib.start_at(optimizer.init(trainable), step)
+  return TrainState(step=jnp.int32(step), trainable=trainable, opt_state=opt_state)

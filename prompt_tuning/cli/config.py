@@ -1,0 +1,186 @@
+"""From flags to one configured object: gin files, overrides, and what is wrong with them."""
+
+import contextlib
+import difflib
+import os
+import pathlib
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+
+import gin
+from gin import config as gin_config
+from gin import config_parser
+
+from prompt_tuning.errors import UserError
+
+_MACRO = 'gin.macro'
+
+
+def gin_root() -> pathlib.Path:
+  """The folder of the gin files: inside an installed package, or beside it in a checkout."""
+  package = pathlib.Path(__file__).resolve().parent.parent
+  installed = package / 'gin'
+  return installed if installed.is_dir() else package.parent / 'gin'
+
+
+def parse(
+    files: Sequence[str],
+    overrides: Sequence[tuple[str, str]] = (),
+    search_paths: Sequence[str] = (),
+    defaults: Sequence[tuple[str, str]] = (),
+) -> None:
+  """Parses gin files, then overrides, and locks the configuration.
+
+  Args:
+    files: gin files in order; a later binding wins. Looked up in the working directory, in
+      `search_paths`, in the project's gin folder.
+    overrides: (name, value) from `--gin.NAME=VALUE`; a value that is no gin literal is a string.
+    search_paths: folders where gin files and their includes are looked up.
+    defaults: (name, value) bindings that any file and any override wins over.
+
+  Raises:
+    UserError: a file is not there or does not parse; a name is unknown; a macro has no value.
+  """
+  gin.clear_config()
+  _set_search_paths(search_paths)
+  with _user_errors():
+    gin.parse_config([f'{name} = {value}' for name, value in defaults])
+  for file in files:
+    parse_file(file)
+  for name, value in overrides:
+    _override(name, value)
+  _require_all_macros()
+  with _user_errors():
+    gin.finalize()
+
+
+def parse_file(file: str) -> None:
+  """Parses one gin file and what it includes into the current configuration."""
+  with _user_errors(f'gin file {file}'):
+    try:
+      gin.parse_config_file(file)
+    except OSError as error:
+      missing = re.search(r'Unable to open file: (.*?)\. Searched', str(error))
+      raise UserError(_no_such_file(missing.group(1) if missing else file)) from None
+
+
+def build(configurable):
+  """Calls a configured class or function with the bindings that the files and flags made."""
+  with _user_errors():
+    return gin.get_configurable(configurable)()
+
+
+def text() -> str:
+  """All bindings, flattened: a gin file that configures the same run again."""
+  return gin.config_str(max_line_length=100)
+
+
+def operative_text() -> str:
+  """The bindings that were read, with the defaults of everything that was built."""
+  return gin.operative_config_str(max_line_length=100)
+
+
+def macro(name: str, default=None):
+  """The value of a macro that is defined, else `default`."""
+  if (name, _MACRO) not in gin_config._CONFIG:
+    return default
+  return gin.query_parameter(f'{name}/macro.value')
+
+
+def is_literal(value: str) -> bool:
+  """Whether gin can read the text of a value: a Python literal, `@reference` or `%MACRO`."""
+  try:
+    parser = config_parser.ConfigParser(value, _Names())
+    parser.parse_value()
+    rest = parser._current_token
+  except (SyntaxError, ValueError, tokenize.TokenError):
+    return False
+  return rest.type in (tokenize.ENDMARKER, tokenize.NEWLINE)
+
+
+class _Names(config_parser.ParserDelegate):
+  """Accepts every reference and macro: reads syntax only."""
+
+  def configurable_reference(self, scoped_configurable_name, evaluate):
+    return scoped_configurable_name
+
+  def macro(self, macro_name):
+    return macro_name
+
+
+def _override(name: str, value: str) -> None:
+  """Binds one `--gin.NAME=VALUE`, where NAME is a macro or `module.Class.parameter`."""
+  if '.' not in name and name not in _known_macros():
+    raise UserError(_unknown_name(name))
+  literal = value if is_literal(value) else repr(value)
+  # A binding outside a file knows no module unless the files' imports are repeated before it.
+  imports = gin_config.ImportManager(gin_config._IMPORTS).sorted_imports
+  lines = [statement.format() for statement in imports]
+  with _user_errors(f'--gin.{name}={value}'):
+    gin.parse_config([*lines, f'{name} = {literal}'])
+
+
+def _defined_macros() -> set[str]:
+  return {scope for scope, selector in gin_config._CONFIG if selector == _MACRO}
+
+
+def _used_macros() -> set[str]:
+  references = gin_config.iterate_references(gin_config._CONFIG)
+  return {'/'.join(ref.scopes) for ref in references if ref.config_key[1] == _MACRO}
+
+
+def _known_macros() -> set[str]:
+  return _defined_macros() | _used_macros()
+
+
+def _unknown_name(name: str) -> str:
+  known = sorted(_known_macros())
+  near = difflib.get_close_matches(name.upper(), known, n=3, cutoff=0.5)
+  nearest = f' Nearest: {", ".join(near)}.' if near else ''
+  everything = ', '.join(known) or 'none: give --gin_file first'
+  return f'--gin.{name}: no parsed gin file defines or uses {name}.{nearest} Known: {everything}.'
+
+
+def _require_all_macros() -> None:
+  missing = sorted(_used_macros() - _defined_macros())
+  if missing:
+    flags = ' '.join(f'--gin.{name}=...' for name in missing)
+    raise UserError(f'No value for {", ".join(missing)}. Give {flags} or a gin file that sets it.')
+
+
+def _no_such_file(name: str) -> str:
+  root = gin_root()
+  known = sorted(path.relative_to(root).as_posix() for path in root.rglob('*.gin'))
+  near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+  nearest = f' Nearest: {", ".join(near)}.' if near else ''
+  searched = ', '.join(os.path.abspath(prefix) for prefix in gin_config._LOCATION_PREFIXES)
+  return f'No gin file {name}. Searched: {searched}.{nearest}'
+
+
+def _set_search_paths(search_paths: Sequence[str]) -> None:
+  for path in search_paths:
+    if not os.path.isdir(path):
+      raise UserError(f'--gin_search_paths: no folder {path}. Give existing folders.')
+  gin_config._LOCATION_PREFIXES[:] = ['', *search_paths, str(gin_root())]
+
+
+@contextlib.contextmanager
+def _user_errors(where: str = '') -> Iterator[None]:
+  """Turns what gin says about wrong bindings into one line.
+
+  gin reports a wrong name, type or value by raising whatever it met (ValueError, NameError,
+  TypeError, SyntaxError ...) with its own explanation appended, so the kind of the error tells
+  nothing and its first line the most.
+  """
+  try:
+    yield
+  except UserError as error:
+    # gin appends its call stack to every message that passes through it.
+    raise UserError(str(error).split('\n  In call to configurable')[0]) from None
+  except (SyntaxError, NameError, ImportError, AttributeError, TypeError, ValueError) as error:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else type(error).__name__
+    near = [line for line in lines[1:] if line.startswith(('In ', 'Failed', 'Near'))]
+    raise UserError(': '.join(filter(None, (where, message))) +
+                    (f' ({near[0]})' if near else '')) from error

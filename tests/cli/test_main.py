@@ -1,0 +1,44 @@
+"""Flags, help and exit codes; what a mistake in the input of a run says is in tests/e2e."""
+
+import pytest
+from prompt_tuning.cli import main
+from prompt_tuning.version import __version__
+
+
+@pytest.mark.parametrize('verb', main.VERBS)
+def test_help_has_an_example_and_all_flags(verb, capsys):
+  with pytest.raises(SystemExit) as stop:
+    main.main([verb, '--help'])
+  assert stop.value.code == 0
+  out = capsys.readouterr().out
+  assert f'prompt-tuning {verb}' in out.split('example')[1]
+  for flag in ['--gin_file', '--gin.NAME', '--gin_search_paths', '--dry_run',
+               *(name for name, _ in main.VERBS[verb].flags)]:
+    assert flag in out
+
+
+def test_version(capsys):
+  with pytest.raises(SystemExit) as stop:
+    main.main(['--version'])
+  assert stop.value.code == 0
+  assert capsys.readouterr().out.strip() == __version__
+
+
+@pytest.mark.parametrize(('argv', 'words'), [
+    ([], ('VERB', '--help')),
+    (['tran'], ("'tran'", 'train', 'eval', 'infer', 'export')),
+    (['train', '--gin_fil=x'], ('--gin_fil', 'Nearest: --gin_file')),
+    (['train', '--BATCH_SIZE=3'], ('--gin.BATCH_SIZE',)),
+    (['train', '--gin.BATCH_SIZE', '3'], ('--gin.BATCH_SIZE', '--gin.NAME=VALUE')),
+    (['train', 'extra'], ("'extra'",)),
+    (['export', '--gin.MODEL_DIR=x'], ('--output',)),
+    (['train'], ('--gin_file',)),
+    (['eval'], ('MODEL_DIR',)),
+])
+def test_usage_errors(argv, words, capsys):
+  assert main.main(argv) == 2
+  err = capsys.readouterr().err
+  for word in words:
+    assert word in err
+  assert 'Traceback' not in err
+  assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,169 @@
+"""Mesh, logical axis names of every parameter, and the shardings that follow from both.
+
+One ordered table names the logical axes of every backbone parameter, a second says which mesh axis
+a logical axis lies on; both are plain data and a parameter that no rule covers is an error.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from prompt_tuning import errors
+from prompt_tuning import params as params_lib
+
+MESH_AXES = ('data', 'model')
+
+# Whole paths; under scan `layers/` replaces `layers_{i}/` and 'layers' is put in front of the axes.
+_STACK = r'(encoder|decoder)/layers(_\d+)?'
+PARAMETER_AXES = (
+    (r'token_embedder/embedding', ('vocab', 'embed')),
+    (r'decoder/logits_dense/kernel', ('embed', 'vocab')),
+    (r'(encoder|decoder)/relpos_bias/rel_embedding', ('heads', 'relpos_buckets')),
+    (_STACK + r'/\w*attention/(query|key|value)/kernel', ('embed', 'joined_kv')),
+    (_STACK + r'/\w*attention/out/kernel', ('joined_kv', 'embed')),
+    (_STACK + r'/mlp/wi(_\d+)?/kernel', ('embed', 'mlp')),
+    (_STACK + r'/mlp/wo/kernel', ('mlp', 'embed')),
+    (_STACK + r'/pre_\w+_layer_norm/scale', ('embed',)),
+    (r'(encoder|decoder)/(encoder|decoder)_norm/scale', ('embed',)),
+)
+
+# Logical axis -> mesh axis; None is replicated. Tensor parallelism as in Megatron-LM (Shoeybi et
+# al. 2019): the first product of a block splits its outputs, the second its inputs.
+LOGICAL_AXIS_RULES = (
+    ('batch', 'data'),
+    ('vocab', 'model'),
+    ('heads', 'model'),
+    ('joined_kv', 'model'),
+    ('mlp', 'model'),
+    ('embed', None),
+    ('relpos_buckets', None),
+    ('layers', None),
+    ('prompt', None),
+    ('rank', None),
+)
+
+
+def make_mesh(num_partitions=1, model_parallel_submesh=None, devices=None):
+  """A mesh of axes (data, model) over the devices.
+
+  Args:
+    num_partitions: model parallelism, the size of the `model` axis.
+    model_parallel_submesh: T5X's form of the same, per-dimension sizes on a TPU torus whose product
+      is the model parallelism; in place of num_partitions.
+    devices: the devices to use, all by default.
+
+  Raises:
+    UserError: the number of devices is no multiple of the model parallelism.
+  """
+  devices = jax.devices() if devices is None else devices
+  given = f'num_partitions={num_partitions}'
+  if model_parallel_submesh is not None:
+    given = f'model_parallel_submesh={tuple(model_parallel_submesh)}'
+    num_partitions = int(np.prod(model_parallel_submesh))
+  if num_partitions < 1 or len(devices) % num_partitions:
+    raise errors.UserError(
+        f'{given} does not divide the {len(devices)} devices: give a divisor of {len(devices)}.')
+  return jax.make_mesh((len(devices) // num_partitions, num_partitions), MESH_AXES,
+                       axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
+def parameter_axes(abstract_params, method_rules=(), user_rules=()):
+  """Logical axis names of every parameter.
+
+  Args:
+    abstract_params: nested dict of arrays or ShapeDtypeStructs.
+    method_rules: (regex, axes) pairs of the methods' leaves, `method.logical_axes` in order.
+    user_rules: (regex, axes) pairs that go before all others; each has to match something.
+
+  Returns:
+    {path: axes}, one name (or None) for each dimension.
+
+  Raises:
+    KeyError: no rule covers a parameter.
+    UserError: a user's rule matches nothing.
+    ValueError: a rule names another number of axes than the parameter has.
+  """
+  flat = params_lib.flatten(abstract_params)
+  if user_rules:
+    params_lib.match_all((*user_rules, (r'.*', None)), flat, user_rules=True)
+  found = params_lib.match_all((*user_rules, *method_rules, *PARAMETER_AXES), flat)
+  return {path: _fit(path, found[path], leaf.ndim) for path, leaf in flat.items()}
+
+
+def _fit(path, axes, ndim):
+  """Puts 'layers' in front where the path is that of stacked layers."""
+  axes = (('layers', *axes) if 'layers' in path.split('/') else tuple(axes))
+  if len(axes) != ndim:
+    raise ValueError(f'parameter {path!r} has {ndim} dimensions, its sharding rule names {axes}')
+  return axes
+
+
+def partition_spec(axes, shape, mesh, rules=LOGICAL_AXIS_RULES):
+  """The PartitionSpec of an array with these logical axes.
+
+  A dimension that its mesh axis does not divide is replicated (6 heads over 4 devices), and a mesh
+  axis is used once: the first dimension that asks for it gets it.
+
+  Args:
+    axes: logical axis names, None for a dimension that is never split.
+    shape: the array's shape.
+    mesh: the mesh.
+    rules: (logical axis, mesh axis or None) pairs; the first with the name counts.
+
+  Raises:
+    KeyError: a logical axis without a rule.
+  """
+  mapping = dict(reversed(tuple(rules)))
+  spec = []
+  for axis, size in zip(axes, shape, strict=True):
+    mesh_axis = None if axis is None else mapping[axis]
+    if mesh_axis in spec or (mesh_axis is not None and size % mesh.shape[mesh_axis]):
+      mesh_axis = None
+    spec.append(mesh_axis)
+  return PartitionSpec(*spec)
+
+
+def parameter_shardings(abstract_params, mesh, method_rules=(), *, user_rules=(),
+                        rules=LOGICAL_AXIS_RULES):
+  """A NamedSharding for every parameter, as a nested dict like `abstract_params`.
+
+  Args and errors: as `parameter_axes` and `partition_spec`.
+  """
+  axes = parameter_axes(abstract_params, method_rules, user_rules)
+  return params_lib.unflatten({
+      path: NamedSharding(mesh, partition_spec(axes[path], leaf.shape, mesh, rules))
+      for path, leaf in params_lib.flatten(abstract_params).items()})
+
+
+def shard_params(params, mesh, method_rules=(), **kwargs):
+  """Puts parameters (nested dict of arrays) where `parameter_shardings` says."""
+  return jax.device_put(params, parameter_shardings(params, mesh, method_rules, **kwargs))
+
+
+def replicate(tree, mesh):
+  """Puts a whole copy of every leaf on every device."""
+  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard_batch(batch, mesh):
+  """Splits a batch by rows over the data axis.
+
+  Args:
+    batch: dict of arrays [B, ...]: this process's rows.
+    mesh: the mesh.
+
+  Returns:
+    dict of jax arrays; over several processes their rows together are the global batch.
+
+  Raises:
+    UserError: the rows do not divide evenly.
+  """
+  sharding = NamedSharding(mesh, PartitionSpec('data'))
+  shards = max(mesh.shape['data'] // jax.process_count(), 1)
+  rows = len(next(iter(batch.values())))
+  if rows % shards:
+    raise errors.UserError(
+        f'A batch of {rows} rows cannot be split over {shards} devices: give a BATCH_SIZE that is '
+        f'a multiple of {mesh.shape["data"]}.')
+  return {name: jax.make_array_from_process_local_data(sharding, np.asarray(array))
+          for name, array in batch.items()}

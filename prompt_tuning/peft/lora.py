@@ -1,0 +1,82 @@
+"""LoRA (Hu et al. 2022): a trained low-rank update beside frozen dense layers."""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from prompt_tuning import params as trees
+from prompt_tuning.errors import UserError
+from prompt_tuning.models.layers import Dense
+from prompt_tuning.peft.method import Method
+
+
+class LowRank(nn.Module):
+  """x [..., in] -> scale * (x A) B [..., features]; B starts at zero."""
+
+  rank: int
+  features: int
+  scale: float
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x):
+    a = self.param('a', nn.initializers.he_uniform(), (x.shape[-1], self.rank), jnp.float32)
+    b = self.param('b', nn.initializers.zeros, (self.rank, self.features), jnp.float32)
+    x = jnp.dot(jnp.dot(x.astype(self.dtype), a.astype(self.dtype)), b.astype(self.dtype))
+    return x * jnp.asarray(self.scale, x.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoRA(Method):
+  """Adds alpha / rank * A B to every dense kernel whose module path matches.
+
+  Attributes:
+    targets: regular expressions over whole module paths, such as
+      `encoder/layers(_\\d+)?/attention/query`; each must match a dense layer.
+    rank: r, columns of A and rows of B.
+    alpha: the update is scaled by alpha / rank.
+  """
+
+  targets: tuple[str, ...] = (r'.*/(query|value)',)
+  rank: int = 8
+  alpha: float = 16.0
+
+  logical_axes: ClassVar = (
+      (r'.*/(query|key|value)/lora/b', (None, 'joined_kv')),
+      (r'.*/(wi|wi_0|wi_1)/lora/b', (None, 'mlp')),
+      (r'.*/logits_dense/lora/b', (None, 'vocab')),
+      (r'.*/out/lora/a', ('joined_kv', None)),
+      (r'.*/wo/lora/a', ('mlp', None)),
+      (r'.*/lora/a', ('embed', None)),
+      (r'.*/lora/b', (None, 'embed')),
+  )
+
+  def __post_init__(self):
+    targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
+    object.__setattr__(self, 'targets', targets)
+    if self.rank < 1 or not targets:
+      raise UserError(f'LoRA has rank {self.rank} and targets {list(targets)}; it needs rank >= 1 '
+                      'and at least one target.')
+
+  @property
+  def trainable(self):
+    return tuple(f'(?:{target})/lora/[ab]' for target in self.targets)
+
+  def __call__(self, next_fun, args, kwargs, context):
+    y, module = next_fun(*args, **kwargs), context.module
+    if not isinstance(module, Dense) or not trees.matches(self.targets, '/'.join(module.path)):
+      return y
+    update = LowRank(self.rank, module.features, self.alpha / self.rank, module.dtype, name='lora')
+    return y + update(*args)
+
+  def merge(self, params):
+    flat = trees.flatten(params)
+    for path in [p for p in flat if p.endswith('/lora/a')]:
+      module = path.removesuffix('/lora/a')
+      a, b = flat.pop(path), flat.pop(f'{module}/lora/b')
+      kernel = flat[f'{module}/kernel']
+      update = jnp.matmul(a, b) * (self.alpha / self.rank)  # [.., in, out], batched when stacked
+      flat[f'{module}/kernel'] = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
+    return trees.unflatten(flat)

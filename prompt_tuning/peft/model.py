@@ -1,0 +1,147 @@
+"""PeftModel: a backbone with methods applied; the only place that opens interceptors."""
+
+import contextlib
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from prompt_tuning import params as trees
+from prompt_tuning.errors import UserError
+from prompt_tuning.peft.method import EncodeText, Method
+
+
+class PeftModel(nn.Module):
+  """A backbone that runs under parameter-efficient methods.
+
+  It shares the backbone's scope, so every backbone parameter keeps its path and the methods'
+  leaves stand beside them. Call signatures are the backbone's; see `models.t5.T5`.
+
+  Attributes:
+    backbone: the Linen module, such as `T5(config)`.
+    methods: applied in order; () is the bare backbone.
+  """
+
+  backbone: nn.Module
+  methods: tuple[Method, ...] = ()
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.scope is not None:
+      nn.share_scope(self, self.backbone)
+
+  @property
+  def trainable(self) -> tuple[str, ...]:
+    """Regular expressions over the paths that the methods train."""
+    return tuple(pattern for method in self.methods for pattern in method.trainable)
+
+  def __call__(self, *args, **kwargs):
+    """Logits [B, L, V] of a batch, as `backbone.__call__`."""
+    with self._intercepted():
+      return self.backbone(*args, **kwargs)
+
+  def encode(self, *args, **kwargs):
+    """Encoded inputs [B, S, H], as `backbone.encode`."""
+    with self._intercepted():
+      return self.backbone.encode(*args, **kwargs)
+
+  def decode(self, *args, **kwargs):
+    """Logits given encoded inputs, as `backbone.decode`."""
+    with self._intercepted():
+      return self.backbone.decode(*args, **kwargs)
+
+  def init_cache(self, *args, **kwargs):
+    """Creates the decoding cache, as `backbone.init_cache`."""
+    with self._intercepted():
+      return self.backbone.init_cache(*args, **kwargs)
+
+  def _intercepted(self):
+    stack = contextlib.ExitStack()
+    for method in self.methods:
+      stack.enter_context(nn.intercept_methods(method))
+    return stack
+
+
+def _init(model, rng):
+  tokens = jnp.ones((1, 8), jnp.int32)
+  return model.init(rng, tokens, tokens, tokens)['params']
+
+
+def abstract_params(model):
+  """Shapes of every parameter of a model, without computing any.
+
+  Args:
+    model: a PeftModel, or a bare backbone.
+
+  Returns:
+    Nested dict of jax.ShapeDtypeStruct (float32).
+
+  Raises:
+    UserError: a method matches no module of the backbone, or names one layer of a scanned one;
+      the message lists paths it could have matched.
+  """
+  shapes = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+  paths = list(trees.flatten(shapes))
+  scanned = any('/layers/' in path for path in paths)
+  for method in getattr(model, 'methods', ()):
+    for pattern in method.trainable:
+      if scanned and re.search(r'layers_[\[(\d]', pattern):
+        raise UserError(
+            f'{method} names single layers in {pattern!r}, but scan_layers stacks all layers. '
+            r'Write layers(_\d+)? to mean every layer, or switch scan_layers off.')
+      if not any(trees.matches((pattern,), path) for path in paths):
+        raise UserError(
+            f'{method} matches nothing in the backbone: no parameter is called {pattern!r}. '
+            f'Patterns match a whole path; modules here are: {_module_paths(paths)}.')
+  return shapes
+
+
+def _module_paths(paths):
+  """Module paths, those of one layer standing for all."""
+  modules = {path.rpartition('/')[0] for path in paths}
+  return sorted(m for m in modules if '/layers_' not in m or '/layers_0/' in m)
+
+
+def initialize(model: PeftModel, rng, backbone_params, encode_text: EncodeText | None = None):
+  """Adds the methods' leaves, at their initial values, to restored backbone parameters.
+
+  Args:
+    model: the PeftModel.
+    rng: a jax.random key; every method draws from its own fold of it.
+    backbone_params: nested dict with exactly the backbone's parameters.
+    encode_text: text -> token ids, for initialisation from labels or text.
+
+  Returns:
+    Nested dict with the backbone's arrays, untouched, and the methods' leaves (float32).
+
+  Raises:
+    ValueError: backbone_params lacks a parameter of the backbone, or has one too many.
+    UserError: a method matches no module.
+  """
+  have = trees.flatten(backbone_params)
+  want = trees.flatten(abstract_params(model.backbone))
+  if have.keys() != want.keys():
+    raise ValueError(f'backbone parameters do not fit: missing {sorted(want.keys() - have.keys())}, '
+                     f'too many {sorted(have.keys() - want.keys())}')
+  added = [path for path in trees.flatten(abstract_params(model)) if path not in have]
+  if added:
+    # Under jit only the asked-for leaves are computed: no second backbone is ever made.
+    new = jax.jit(lambda key: {p: trees.flatten(_init(model, key))[p] for p in added})(rng)
+    have = {**have, **new}
+  for i, method in enumerate(model.methods):
+    values = method.initialize(jax.random.fold_in(rng, i), model.backbone, trees.unflatten(have),
+                               encode_text)
+    have = {**have, **values}
+  return trees.unflatten(have)
+
+
+def merge(model: PeftModel, params):
+  """Backbone parameters that alone give the outputs of the model.
+
+  Raises:
+    NotImplementedError: a method that cannot be merged.
+  """
+  for method in model.methods:
+    params = method.merge(params)
+  return params

@@ -1,0 +1,109 @@
+"""Prompt tuning (Lester et al. 2021): P trained rows beside the embedded input."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from prompt_tuning import params as trees
+from prompt_tuning.errors import UserError
+from prompt_tuning.models.t5 import Encoder
+from prompt_tuning.peft import prompt_init
+from prompt_tuning.peft.method import Method
+
+PLACEMENTS = ('prefix', 'after_first', 'suffix', 'suffix_before_eos')
+
+
+class Prompt(nn.Module):
+  """Holds the prompt [P, H] at .../prompt/prompt/prompt, where google-research has it."""
+
+  length: int
+
+  @nn.compact
+  def __call__(self, features):
+    init = prompt_init.Uniform()
+
+    def make(rng):
+      return {'prompt': init(rng, jnp.zeros((1, features)), self.length, None)}
+    return self.param('prompt', make)['prompt']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftPrompt(Method):
+  """Trains a prompt of the encoder; everything else stays frozen.
+
+  Attributes:
+    length: rows of the prompt, P.
+    placement: 'prefix' (before the input), 'after_first' (after its first token), 'suffix' (after
+      its last token, before padding) or 'suffix_before_eos'.
+    init: where the prompt starts; see `prompt_init`.
+  """
+
+  length: int = 100
+  placement: str = 'prefix'
+  init: Callable = prompt_init.SampledVocab()
+
+  logical_axes: ClassVar = (('encoder/prompt/prompt/prompt', ('prompt', 'embed')),)
+
+  def __post_init__(self):
+    if self.length < 1:
+      raise UserError(f'The prompt length is {self.length}; it must be at least 1.')
+    if self.placement not in PLACEMENTS:
+      raise UserError(f'The placement is {self.placement!r}; allowed: {list(PLACEMENTS)}.')
+
+  @property
+  def trainable(self):
+    return (prompt_init.PROMPT_PATH,)
+
+  def __call__(self, next_fun, args, kwargs, context):
+    if not (isinstance(context.module, Encoder) and context.method_name == 'embed'):
+      return next_fun(*args, **kwargs)
+    x, segment_ids, positions = next_fun(*args, **kwargs)
+    prompt = Prompt(self.length, name='prompt')(x.shape[-1]).astype(x.dtype)
+    if positions is not None:
+      return self._fill_slots(prompt, x, segment_ids, positions)
+    return (*insert(prompt, x, segment_ids, self.placement), None)
+
+  def _fill_slots(self, prompt, x, segment_ids, positions):
+    """Packed rows: the packer has left P slots at the head of every segment."""
+    if self.placement != 'prefix':
+      raise UserError(f"Packed rows need the placement 'prefix', not {self.placement!r}.")
+    slots = (positions < self.length) & (segment_ids > 0)
+    rows = prompt[jnp.minimum(positions, self.length - 1)]
+    return jnp.where(slots[..., None], rows, x), segment_ids, positions
+
+  def initialize(self, rng, backbone, params, encode_text):
+    embedding = trees.flatten(params)['token_embedder/embedding']
+    return {prompt_init.PROMPT_PATH: self.init(rng, embedding, self.length, encode_text)}
+
+
+def insert(prompt, x, segment_ids, placement):
+  """Puts a prompt into every row of an unpacked batch.
+
+  Args:
+    prompt: [P, H], or [B, P, H] with one prompt an example.
+    x: [B, T, H] embedded inputs.
+    segment_ids: [B, T] int32, 0 at padding.
+    placement: one of PLACEMENTS.
+
+  Returns:
+    ([B, P+T, H], segment ids [B, P+T]).
+  """
+  batch, inputs = segment_ids.shape
+  length = prompt.shape[-2]
+  prompt = jnp.broadcast_to(prompt, (batch, length, x.shape[-1]))
+  x = jnp.concatenate([prompt, x], axis=1)
+  segment_ids = jnp.concatenate([jnp.ones((batch, length), jnp.int32), segment_ids], axis=1)
+  if placement == 'prefix':
+    return x, segment_ids
+  tokens = jnp.sum(segment_ids[:, length:] > 0, axis=1, dtype=jnp.int32)
+  start = {'after_first': jnp.ones_like(tokens), 'suffix': tokens,
+           'suffix_before_eos': jnp.maximum(tokens - 1, 0)}[placement][:, None]
+  slot = jnp.arange(length + inputs, dtype=jnp.int32)[None]
+  # Where each output slot is read from [prompt; input]: input, then prompt, then input again.
+  source = jnp.where(slot < start, slot + length,
+                     jnp.where(slot < start + length, slot - start, slot))
+  return (jnp.take_along_axis(x, source[..., None], axis=1),
+          jnp.take_along_axis(segment_ids, source, axis=1))

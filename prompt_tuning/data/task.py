@@ -78,7 +78,10 @@ class Task:
     """
     self.check_split(split)
     for row, raw in self.source.read(split):
-      processed = self.preprocess(raw)
+      try:
+        processed = self.preprocess(raw)
+      except UserError as error:
+        raise UserError(f'{self.source.where(split, row)}: {error}') from None
       for k, example in enumerate(processed):
         yield row if len(processed) == 1 else f'{row}.{k}', {**raw, **example}
 

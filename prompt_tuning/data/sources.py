@@ -1,0 +1,346 @@
+"""Where raw examples come from.
+
+A source names its splits, reads one as (row id, example), and gives a fingerprint of a split's
+content, which the cache is keyed by.
+"""
+
+import abc
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning.data import files
+from prompt_tuning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Example = Mapping[str, Any]
+Rows = Iterator[tuple[str, Example]]
+
+NO_LABEL = -1  # class id of the examples of an unlabelled test split, as TFDS has it
+
+
+class Source(abc.ABC):
+  """Raw examples by split.
+
+  Attributes:
+    splits: names of the splits; a field or a property of each source.
+  """
+
+  @abc.abstractmethod
+  def read(self, split: str) -> Rows:
+    """Yields (row id, example); ids are unique in the split and stable."""
+
+  @abc.abstractmethod
+  def fingerprint(self, split: str) -> str:
+    """A text that changes when the examples of the split do."""
+
+  def where(self, split: str, row: str) -> str:
+    """A place to look at for the example of this row, for error messages."""
+    return f'{split} example {row}'
+
+
+@dataclasses.dataclass(frozen=True)
+class ListSource(Source):
+  """Examples in memory.
+
+  Attributes:
+    examples: split -> examples.
+  """
+  examples: Mapping[str, tuple[Example, ...]]
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    return tuple(self.examples)
+
+  def read(self, split: str) -> Rows:
+    for row, example in enumerate(self.examples[split]):
+      yield str(row), example
+
+  def fingerprint(self, split: str) -> str:
+    text = json.dumps(list(self.examples[split]), sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class GeneratedSource(Source):
+  """Examples made by a function.
+
+  Attributes:
+    generate: split -> examples, the same at every call.
+    splits: names of the splits.
+    version: has to change when the function gives other examples: caches are keyed by it.
+  """
+  generate: Callable[[str], Iterable[Example]]
+  splits: tuple[str, ...]
+  version: str
+
+  def read(self, split: str) -> Rows:
+    for row, example in enumerate(self.generate(split)):
+      yield str(row), example
+
+  def fingerprint(self, split: str) -> str:
+    return f'{self.generate.__module__}.{self.generate.__qualname__} {split} {self.version}'
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource(Source):
+  """One JSONL, JSON, TSV or CSV file a split; a row's id is its line number.
+
+  Attributes:
+    files: split -> path.
+    file_format: one of files.FORMATS, None reads it off the suffixes.
+  """
+  files: Mapping[str, str]
+  file_format: str | None = None
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    return tuple(self.files)
+
+  def read(self, split: str) -> Rows:
+    for line, row in files.read_rows(self.files[split], self.file_format):
+      yield str(line), row
+
+  def fingerprint(self, split: str) -> str:
+    return files.content_hash(self.files[split])
+
+  def where(self, split: str, row: str) -> str:
+    return f'{self.files[split]}:{row}'
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutSource(Source):
+  """A source with a `train` split alone, of which a seeded share becomes `validation`.
+
+  Attributes:
+    source: the source that is divided.
+    fraction: share of the rows that is held out, at least one row.
+    seed: of the choice.
+  """
+  source: Source
+  fraction: float = 0.1
+  seed: int = 0
+
+  splits = ('train', 'validation')
+
+  def read(self, split: str) -> Rows:
+    rows = list(self.source.read('train'))
+    if len(rows) < 2:
+      raise UserError(
+          f'{self.where("train", rows[0][0])} is the only example; an evaluation split cannot be '
+          'taken from it. Give EVAL_FILE, or more examples.')
+    size = max(1, round(self.fraction * len(rows)))
+    order = np.random.default_rng(self.seed).permutation(len(rows))
+    held_out = set(order[:size].tolist())
+    log.info('%s: %d of %d examples (seed %d).', split,
+             size if split == 'validation' else len(rows) - size, len(rows), self.seed)
+    for i, row in enumerate(rows):
+      if (i in held_out) == (split == 'validation'):
+        yield row
+
+  def fingerprint(self, split: str) -> str:
+    return f'{self.source.fingerprint("train")} {split} {self.fraction} {self.seed}'
+
+  def where(self, split: str, row: str) -> str:
+    return self.source.where('train', row)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """How a dataset is published as files, and what its features are called.
+
+  Attributes:
+    folders: usual names of its folder, compared without case.
+    collections: usual names of the folder above that one.
+    files: split -> file name patterns in order of preference, without `.gz`.
+    columns: feature -> names that its column has in one file or another.
+    labels: class names in class order; files may hold names, ids or booleans.
+    skip_short_rows: published files have rows with missing columns, which TFDS leaves out too.
+  """
+  folders: tuple[str, ...]
+  collections: tuple[str, ...]
+  files: Mapping[str, tuple[str, ...]]
+  columns: Mapping[str, tuple[str, ...]]
+  labels: tuple[str, ...]
+  skip_short_rows: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSource(Source):
+  """A published dataset from a folder, with the feature names and class ids of TFDS.
+
+  Attributes:
+    layout: its files.
+    data_dir: the dataset's folder, or one above it.
+  """
+  layout: Layout
+  data_dir: str
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    found = tuple(s for s in self.layout.files if self._find(s) is not None)
+    if not found:
+      self.path('train')  # raises, naming the files
+    return found
+
+  def in_folder(self, data_dir: str) -> 'FolderSource':
+    """The same dataset from another folder."""
+    return FolderSource(self.layout, data_dir)
+
+  def read(self, split: str) -> Rows:
+    path = self.path(split)
+    log.info('%s is read from %s', split, path)
+    columns = None
+    rows = files.read_rows(path, skip_short_rows=self.layout.skip_short_rows)
+    for i, (line, row) in enumerate(rows):
+      if columns is None:
+        columns = self._columns(row, path, split)
+      example = {feature: row.get(column) for feature, column in columns.items()}
+      for feature, value in example.items():
+        if feature not in ('label', 'idx') and not isinstance(value, str):
+          raise UserError(f'{path}:{line}: field {columns[feature]!r} has to be text, it is '
+                          f'{value!r}.')
+      example['label'] = (
+          self._label(example['label'], path, line) if 'label' in columns else NO_LABEL)
+      idx = example.get('idx', i)
+      example['idx'] = int(idx) if isinstance(idx, str) and idx.isdigit() else idx
+      yield str(line), example
+
+  def fingerprint(self, split: str) -> str:
+    return files.content_hash(self.path(split))
+
+  def where(self, split: str, row: str) -> str:
+    return f'{self.path(split)}:{row}'
+
+  def path(self, split: str) -> str:
+    """The file of a split.
+
+    Raises:
+      UserError: it is not there; says which names were looked for.
+    """
+    found = self._find(split)
+    if found is None:
+      raise UserError(
+          f'DATA_DIR={self.data_dir!r} has no {split} file of this dataset. Looked for '
+          f'{", ".join(self.layout.files.get(split, ()))} (also with .gz) there and in folders '
+          f'named {", ".join(self.layout.folders)} below it.')
+    return found
+
+  def _find(self, split: str) -> str | None:
+    if not os.path.isdir(self.data_dir):
+      raise UserError(f'DATA_DIR={self.data_dir!r} is no folder. Give the folder of the dataset.')
+    for folder in self._folders():
+      present = sorted(os.listdir(folder))
+      for pattern in self.layout.files.get(split, ()):
+        found = [f for f in present if fnmatch.fnmatch(f.removesuffix('.gz'), pattern)]
+        if len(found) > 1:
+          raise UserError(
+              f'{folder} has several files that could be the {split} split: {", ".join(found)}. '
+              'Leave one of them in DATA_DIR.')
+        if found:
+          return os.path.join(folder, found[0])
+    return None
+
+  def _folders(self) -> Iterator[str]:
+    """Folders of the dataset at most two levels below `data_dir`, then `data_dir` itself."""
+    collections = [self.data_dir, *_subfolders(self.data_dir, self.layout.collections)]
+    for collection in collections:
+      yield from _subfolders(collection, self.layout.folders)
+    yield self.data_dir
+
+  def _columns(self, row: Example, path: str, split: str) -> dict[str, str]:
+    """Feature -> column name of this file."""
+    columns = {}
+    for feature, candidates in self.layout.columns.items():
+      name = next((c for c in candidates if c in row), None)
+      if name is not None:
+        columns[feature] = name
+      elif feature != 'idx' and not (feature == 'label' and split == 'test'):
+        raise UserError(
+            f'{path}: there is no field {" or ".join(map(repr, candidates))}; the first row has '
+            f'{", ".join(map(repr, row))}.')
+    return columns
+
+  def _label(self, value: Any, path: str, line: int) -> int:
+    """Class id of a label given as a name, an id or a boolean."""
+    labels = self.layout.labels
+    text = str(value)
+    if text in labels:
+      return labels.index(text)
+    if isinstance(value, str | int) and text.lstrip('-').isdigit():
+      if NO_LABEL <= int(text) < len(labels):
+        return int(text)
+    lowered = [label.lower() for label in labels]
+    if text.lower() in lowered:
+      return lowered.index(text.lower())
+    raise UserError(
+        f'{path}:{line}: {value!r} is no label of this dataset; expected one of '
+        f'{", ".join(labels)}, or 0 to {len(labels) - 1}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsSource(Source):
+  """A dataset of TensorFlow Datasets; imported when it is read.
+
+  Attributes:
+    name: `dataset/config:version`.
+    layout: the same dataset as files, for DATA_DIR.
+  """
+  name: str
+  layout: Layout | None = None
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    return tuple(self._builder().info.splits)
+
+  def in_folder(self, data_dir: str) -> Source:
+    """The same dataset from files in a folder."""
+    if self.layout is None:
+      raise UserError(f'{self.name} has no known file layout; leave DATA_DIR out to use TFDS.')
+    return FolderSource(self.layout, data_dir)
+
+  def read(self, split: str) -> Rows:
+    builder = self._builder()
+    builder.download_and_prepare()
+    import tensorflow_datasets as tfds
+    for row, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split))):
+      yield str(row), {k: _plain(v) for k, v in example.items()}
+
+  def fingerprint(self, split: str) -> str:
+    return f'tfds {self._builder().info.full_name} {split}'
+
+  def _builder(self):
+    try:
+      import tensorflow_datasets as tfds
+    except ImportError as error:
+      raise UserError(
+          f'{self.name} is read through TensorFlow Datasets unless DATA_DIR names a folder with '
+          f'its files, and tensorflow_datasets cannot be imported ({error}). Set DATA_DIR, or '
+          'install tensorflow and tensorflow_datasets.') from None
+    return tfds.builder(self.name)
+
+
+def _subfolders(folder: str, names: tuple[str, ...]) -> list[str]:
+  """Folders in `folder` that have one of the names, compared without case."""
+  wanted = {name.lower() for name in names}
+  paths = [os.path.join(folder, f) for f in sorted(os.listdir(folder)) if f.lower() in wanted]
+  return [path for path in paths if os.path.isdir(path)]
+
+
+def _plain(value: Any) -> Any:
+  """Python text and numbers of TFDS's bytes and numpy values."""
+  if isinstance(value, bytes):
+    return value.decode('utf-8')
+  if isinstance(value, dict):
+    return {k: _plain(v) for k, v in value.items()}
+  if isinstance(value, np.ndarray) and value.ndim:
+    return [_plain(v) for v in value]
+  return value.item() if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,225 @@
+"""Batches as arrays: the plan says which rows, the cache has them, Grain reads ahead.
+
+The state of a training loader is one number, the index of the next batch.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning.data import plan as plan_lib
+from prompt_tuning.data.cache import Cache
+from prompt_tuning.data.plan import Batch, Shape, TrainPlan
+from prompt_tuning.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+_READ_AHEAD = 4  # batches prepared while a step runs
+_ENDLESS = 2**31 - 1  # Grain wants a length; no run has this many steps
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+  """One batch of an evaluation.
+
+  Attributes:
+    arrays: what the model takes, see `assemble`.
+    records: for each row what Cache.records gives, None for a row that fills up.
+  """
+  arrays: Arrays
+  records: tuple[dict[str, Any] | None, ...]
+
+  @property
+  def ids(self) -> tuple[str | None, ...]:
+    """Example id of each row, None for a row that fills up."""
+    return tuple(None if r is None else r['id'] for r in self.records)
+
+
+class TrainLoader:
+  """Endless iterator of training batches.
+
+  Args:
+    cache: the tokenised split.
+    plan: which rows batch n holds.
+    read_ahead: batches prepared by a thread; 0 reads when asked.
+  """
+
+  def __init__(self, cache: Cache, plan: TrainPlan, read_ahead: int = _READ_AHEAD):
+    import grain
+    self.cache = cache
+    self.plan = plan
+    options = grain.ReadOptions(
+        num_threads=min(1, read_ahead), prefetch_buffer_size=read_ahead)
+    self._iterator = iter(
+        grain.MapDataset.source(_Batches(cache, plan)).to_iter_dataset(options))
+
+  def __iter__(self) -> Iterator[Arrays]:
+    return self
+
+  def __next__(self) -> Arrays:
+    """The next batch, see `assemble`."""
+    return next(self._iterator)
+
+  @property
+  def index(self) -> int:
+    """Number of batches taken so far: all there is to save."""
+    return int(self._iterator.get_state()['next_index'])
+
+  @index.setter
+  def index(self, value: int):
+    if not 0 <= value < _ENDLESS:
+      raise UserError(f'The data index is {value}; it has to be 0 or more.')
+    self._iterator.set_state({'next_index': int(value)})
+
+  @property
+  def epoch(self) -> float:
+    """Passes over the data so far."""
+    return self.index / self.plan.epoch_length
+
+  @property
+  def shapes(self) -> tuple[Shape, ...]:
+    """Every (T, L) that a batch can have."""
+    return self.plan.buckets
+
+  def close(self):
+    """Stops the reading thread."""
+    self._iterator.close()
+
+
+class EvalLoader:
+  """Iterable of EvalBatch; every pass gives every example once, in the same order.
+
+  Args:
+    cache: the tokenised split.
+    batches: from plan.eval_plan.
+  """
+
+  def __init__(self, cache: Cache, batches: Sequence[Batch]):
+    self.cache = cache
+    self.batches = tuple(batches)
+
+  def __len__(self) -> int:
+    return len(self.batches)
+
+  def __iter__(self) -> Iterator[EvalBatch]:
+    for batch in self.batches:
+      real = batch.rows[batch.rows >= 0]
+      records = iter(self.cache.records(real) if len(real) else ())
+      yield EvalBatch(
+          read(self.cache, batch),
+          tuple(next(records) if row >= 0 else None for row in batch.rows))
+
+
+def for_training(
+    cache: Cache,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    buckets: Sequence[Shape] | None = None,
+    remainder: str = 'pad',
+    process_index: int = 0,
+    process_count: int = 1,
+) -> TrainLoader:
+  """Training batches of a cache; buckets are chosen from its lengths unless given.
+
+  Args:
+    cache: the tokenised split.
+    batch_size: rows over all hosts.
+    seed: of the shuffle.
+    buckets: shapes, see plan.choose_buckets and plan.fixed_bucket.
+    remainder: what becomes of the rows that do not fill a batch, see plan.epoch_plan.
+    process_index: which host this is.
+    process_count: number of hosts.
+  """
+  return TrainLoader(cache, TrainPlan(
+      lengths=cache.lengths, buckets=tuple(buckets or buckets_of(cache)), batch_size=batch_size,
+      seed=seed, remainder=remainder, process_index=process_index, process_count=process_count))
+
+
+def for_evaluation(
+    cache: Cache,
+    batch_size: int,
+    *,
+    buckets: Sequence[Shape] | None = None,
+    max_batches: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> EvalLoader:
+  """Evaluation batches of a cache.
+
+  Args:
+    cache: the tokenised split.
+    batch_size: rows over all hosts.
+    buckets: shapes; None chooses them from the lengths.
+    max_batches: EVAL_STEPS, the first so many batches; None is the whole split.
+    process_index: which host this is.
+    process_count: number of hosts.
+  """
+  batches = plan_lib.eval_plan(
+      cache.lengths, tuple(buckets or buckets_of(cache)), batch_size, process_index, process_count)
+  return EvalLoader(cache, batches[:max_batches])
+
+
+def buckets_of(cache: Cache, prompt_length: int = 0, max_buckets: int = 6) -> tuple[Shape, ...]:
+  """Buckets chosen from the lengths of a cache, within its TASK_FEATURE_LENGTHS."""
+  return plan_lib.choose_buckets(
+      cache.lengths, cache.info['key']['lengths'], prompt_length=prompt_length,
+      max_buckets=max_buckets)
+
+
+def read(cache: Cache, batch: Batch) -> Arrays:
+  """Reads and pads the rows of one batch."""
+  real = np.flatnonzero(batch.rows >= 0)
+  pairs = cache.tokens(batch.rows[real]) if len(real) else []
+  return assemble(pairs, real, len(batch.rows), batch.shape)
+
+
+def assemble(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int], batch_size: int,
+    shape: Shape) -> Arrays:
+  """Pads examples to one shape and shifts the targets for the decoder.
+
+  Args:
+    pairs: (input ids, target ids) of each example, with end of sequence.
+    places: the row of each.
+    batch_size: number of rows B; those without an example are zero and weigh nothing.
+    shape: (T, L).
+
+  Returns:
+    encoder_input_tokens [B, T], decoder_input_tokens [B, L] (targets shifted right behind a 0),
+    decoder_target_tokens [B, L], all int32, and decoder_loss_weights [B, L] float32.
+  """
+  encoder = np.zeros((batch_size, shape[0]), np.int32)
+  targets = np.zeros((batch_size, shape[1]), np.int32)
+  weights = np.zeros((batch_size, shape[1]), np.float32)
+  for place, (inputs, target) in zip(places, pairs, strict=True):
+    encoder[place, :len(inputs)] = inputs
+    targets[place, :len(target)] = target
+    weights[place, :len(target)] = 1.0
+  shifted = np.zeros_like(targets)
+  shifted[:, 1:] = targets[:, :-1]
+  return {
+      'encoder_input_tokens': encoder,
+      'decoder_input_tokens': shifted,
+      'decoder_target_tokens': targets,
+      'decoder_loss_weights': weights,
+  }
+
+
+class _Batches:
+  """Random access to batch n, as Grain's sources are asked for it."""
+
+  def __init__(self, cache: Cache, plan: TrainPlan):
+    self._cache = cache
+    self._plan = plan
+
+  def __len__(self) -> int:
+    return _ENDLESS
+
+  def __getitem__(self, n: int) -> Arrays:
+    return read(self._cache, self._plan[n])
+
+  def __repr__(self):
+    return f'batches of {self._cache.path}'

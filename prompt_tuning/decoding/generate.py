@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.decoding import beam_search as beam_search_lib
-from prompt_tuning.decoding import kv_cache
-from prompt_tuning.decoding import sampling
+from prompt_tuning.decoding import kv_cache, sampling
 from prompt_tuning.errors import UserError
 
-_INPUTS = ('encoder_input_tokens', 'encoder_segment_ids')
+# What generation and scoring read of a batch.
+INPUTS = ('encoder_input_tokens', 'encoder_segment_ids')
 STRATEGIES = ('greedy', 'beam', 'sample')
 
 
@@ -34,7 +34,8 @@ class DecodeConfig:
   Attributes:
     strategy: 'greedy' (the most probable token at every step), 'beam' (T5X's default is 'beam'
       with beam_size 1, which is not greedy), or 'sample'.
-    max_decode_length: L, positions to generate at most, EOS included.
+    max_decode_length: L, positions to generate at most, EOS included. None is for whoever knows
+      the task's target length to fill in; `generate` wants a number.
     eos_id: The token that ends a sequence.
     num_return: Sequences a row to return. None: all beams for 'beam', one for the others.
     beam_size: Beams of the beam search.
@@ -49,7 +50,7 @@ class DecodeConfig:
     UserError: A value is out of its range.
   """
   strategy: str = 'greedy'
-  max_decode_length: int = 32
+  max_decode_length: int | None = None
   eos_id: int = 1
   num_return: int | None = None
   beam_size: int = 4
@@ -99,8 +100,10 @@ def generate(model, params, batch, config, rng=None):
     Decoded with sequences [B, K, L] and scores [B, K], best first.
 
   Raises:
-    UserError: Sampling was asked for without a key.
+    UserError: No max_decode_length, or sampling without a key.
   """
+  if config.max_decode_length is None:
+    raise UserError('max_decode_length is None: give the most tokens to generate, EOS included.')
   if config.strategy == 'sample' and rng is None:
     raise UserError('strategy \'sample\' needs a random key: pass rng=jax.random.key(seed).')
   batch_size, num_beams = batch['encoder_input_tokens'].shape[0], config.num_beams
@@ -132,7 +135,7 @@ def generate_jit(model, params, batch, config, rng=None):
   The batch may hold targets, ids or text beside the inputs: only the inputs enter the compiled
   function, so nothing else is copied or leads to another compilation.
   """
-  inputs = {name: batch[name] for name in _INPUTS if name in batch}
+  inputs = {name: batch[name] for name in INPUTS if name in batch}
   return _jitted(model, params, inputs, config, rng)
 
 

@@ -2,10 +2,10 @@
 
 import itertools
 
-from decoding import chain as chain_lib
 import jax
 import numpy as np
 import pytest
+from decoding import chain as chain_lib
 
 from prompt_tuning.decoding import beam_search as beam_lib
 from prompt_tuning.decoding import sampling

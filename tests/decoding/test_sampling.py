@@ -1,10 +1,10 @@
 """Greedy search and sampling against plain loops and against the distribution they draw from."""
 
-from decoding import chain as chain_lib
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from decoding import chain as chain_lib
 
 from prompt_tuning.decoding import sampling
 

@@ -36,7 +36,7 @@ class LossConfig:
       raise errors.UserError(f'z_loss is {self.z_loss}: give a number that is not negative.')
     if not 0 <= self.label_smoothing < 1:
       raise errors.UserError(
-          f'label_smoothing is {self.label_smoothing}: give a number from 0 up to, not including, 1.')
+          f'label_smoothing is {self.label_smoothing}: give a number from 0 to below 1.')
     factor = self.loss_normalizing_factor
     if isinstance(factor, str):
       if factor not in NORMALIZERS:

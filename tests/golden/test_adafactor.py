@@ -12,7 +12,8 @@ from prompt_tuning.training import optimizer as optimizer_lib
 
 CONFIGS = ('anchor_prompt', 'anchor_ia3', 't5x_default_1e3', 'momentum', 'global_norm')
 NAMES = {'lr': 'learning_rate'}
-DEFAULTS = {'multiply_by_parameter_scale': True, 'weight_decay_rate': None}  # T5X's, not the recipe's
+# T5X's defaults where the recipe's, which are this function's, differ.
+DEFAULTS = {'multiply_by_parameter_scale': True, 'weight_decay_rate': None}
 
 
 def _relative(actual, expected):

@@ -109,6 +109,8 @@ def build(
   _check_vocabulary(task, vocabulary)
   check_labels(task, vocabulary)
   task.check_split(split)
+  if hasattr(task.source, 'at_lengths'):
+    task = _with_lengths_if_needed(task, split, lengths)
   parts = key_parts(task, split, vocabulary, lengths)
   key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
   path = pathlib.Path(cache_dir) / f'{_file_name(task.name)}-{split}-{key}'
@@ -169,7 +171,10 @@ def identity(value: Any) -> str:
 def tokenize(
     task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
 ) -> Iterator[tuple[str, dict[str, Any], np.ndarray, np.ndarray]]:
-  """Yields (example id, example, input ids, target ids), before truncation and end of sequence."""
+  """Yields (example id, example, input ids, target ids), before truncation.
+
+  Ids of text have no end of sequence yet; ids that preprocess gave are passed on as they are.
+  """
   for chunk in _chunks(task.examples(split)):
     columns = {}
     for feature in (*FEATURES, 'text'):
@@ -282,9 +287,12 @@ def _write_records(
              for name in ('tokens', 'texts')}
   try:
     for example_id, example, *pair in tokenize(task, split, vocabulary, lengths):
-      inputs, targets = (_trim(ids, lengths.get(f)) for ids, f in zip(pair, FEATURES, strict=True))
+      # Ids from outside carry their end of sequence where they want one.
+      ended = [ids if _is_ids(example.get(f)) else np.append(ids, np.int32(EOS_ID))
+               for ids, f in zip(pair, FEATURES, strict=True)]
+      inputs, targets = (_trim(ids, lengths.get(f)) for ids, f in zip(ended, FEATURES, strict=True))
       rows.append((len(inputs), len(targets)))
-      untrimmed.append((len(pair[0]) + 1, len(pair[1]) + 1))
+      untrimmed.append([len(ids) for ids in ended])
       head = np.asarray([len(inputs)], np.int32)
       writers['tokens'].write(np.concatenate([head, inputs, targets]).tobytes())
       writers['texts'].write(_text_record(example_id, example, pair, vocabulary))
@@ -296,10 +304,14 @@ def _write_records(
 
 
 def _trim(ids: np.ndarray, length: int | None) -> np.ndarray:
-  """Cuts so that the end of sequence still fits, then appends it, as T5 does."""
-  if len(ids) and ids[-1] == EOS_ID:  # tokenised outside, with its end
-    ids = ids[:-1]
-  return np.append(ids[:None if length is None else length - 1], np.int32(EOS_ID))
+  """Cuts to a length; an end of sequence stays the last token, as in T5."""
+  if length is None or len(ids) <= length:
+    return ids
+  return np.append(ids[:length - 1], ids[-1]) if ids[-1] == EOS_ID else ids[:length]
+
+
+def _is_ids(value: Any) -> bool:
+  return value is not None and not isinstance(value, str)
 
 
 def _text_record(example_id: str, example: Mapping[str, Any], pair: Sequence[np.ndarray],
@@ -342,6 +354,21 @@ def _report(cache: Cache, name: str, split: str):
           '%s %s: %d of %d %s were cut to %d tokens (%d tokens lost; the longest had %d). Raise '
           'TASK_FEATURE_LENGTHS to keep them.', name, split, cut['examples'], len(cache), feature,
           cache.info['key']['lengths'][feature], cut['tokens'], cut['longest'])
+
+
+def _with_lengths_if_needed(
+    task: Task, split: str, lengths: Mapping[str, int | None]) -> Task:
+  """Gives TASK_FEATURE_LENGTHS to a source whose preprocessors do not work without them."""
+  try:
+    next(iter(task.source.read(split)), None)
+    return task
+  except UserError:
+    raise
+  except (TypeError, KeyError, ValueError) as error:
+    log.warning(
+        'Task %s asks for sequence lengths (%s): it cuts its examples itself, and what it cuts is '
+        'not counted.', task.name, error)
+    return dataclasses.replace(task, source=task.source.at_lengths(lengths))
 
 
 def _check_lengths(lengths: Mapping[str, int | None]):

@@ -312,7 +312,7 @@ class TfdsSource(Source):
     builder.download_and_prepare()
     import tensorflow_datasets as tfds
     for row, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split))):
-      yield str(row), {k: _plain(v) for k, v in example.items()}
+      yield str(row), {k: plain(v) for k, v in example.items()}
 
   def fingerprint(self, split: str) -> str:
     return f'tfds {self._builder().info.full_name} {split}'
@@ -335,12 +335,12 @@ def _subfolders(folder: str, names: tuple[str, ...]) -> list[str]:
   return [path for path in paths if os.path.isdir(path)]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
   """Python text and numbers of TFDS's bytes and numpy values."""
   if isinstance(value, bytes):
     return value.decode('utf-8')
   if isinstance(value, dict):
-    return {k: _plain(v) for k, v in value.items()}
+    return {k: plain(v) for k, v in value.items()}
   if isinstance(value, np.ndarray) and value.ndim:
-    return [_plain(v) for v in value]
+    return [plain(v) for v in value]
   return value.item() if isinstance(value, np.generic | np.ndarray) else value

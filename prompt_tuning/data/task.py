@@ -40,8 +40,9 @@ class Task:
   Attributes:
     name: how users ask for it.
     source: where raw examples come from (sources.Source).
-    preprocess: raw example -> list of dicts with `inputs` and `targets`: text, or token ids where
-      the source has tokenised already. A row with `text` instead is given to `objective`.
+    preprocess: raw example -> list of dicts with `inputs` and `targets`: text, or token ids (with
+      their end of sequence) where the source has tokenised already. A row with `text` is given to
+      `objective` instead where there is one.
     postprocess_fn: `(text, example=None, is_target=False) -> value`, for decoded predictions and
       for target texts alike; `example` is the raw example with `inputs` and `targets` added.
     metric_fns: functions `(targets, predictions) -> {name: number}` of postprocessed values.

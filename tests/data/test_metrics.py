@@ -1,0 +1,65 @@
+"""Metrics against the reference's results."""
+
+import json
+
+import pytest
+
+from prompt_tuning.data import metrics
+from prompt_tuning.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def golden(golden_dir):
+  return json.loads((golden_dir / 'text' / 'metrics.json').read_text())
+
+
+@pytest.mark.parametrize('case, metric', [
+    ('accuracy_int', metrics.accuracy),
+    ('accuracy_str', metrics.accuracy),
+    ('sequence_accuracy', metrics.sequence_accuracy),
+    ('f1_score_with_invalid', metrics.f1),
+    ('mean_3class_f1_cb', metrics.MeanMulticlassF1(3)),
+    ('mean_3class_f1_cb_missing_class', metrics.MeanMulticlassF1(3)),
+])
+def test_equals_the_reference(golden, case, metric):
+  wanted = golden[case]
+  result = metric(wanted['targets'], wanted['predictions'])
+  assert result.keys() == wanted['result'].keys()
+  for name, value in result.items():
+    assert value == pytest.approx(wanted['result'][name], abs=1e-9)
+
+
+def test_normalize_answer(golden):
+  for text, expected in golden['normalize_squad'].items():
+    assert metrics.normalize_answer(text) == expected
+  assert metrics.exact_match(['The cat.', 'b'], ['cat', 'c']) == {'exact_match': 50.0}
+
+
+def test_f1_equals_scikit_learn():
+  import numpy as np
+  from sklearn.metrics import f1_score, matthews_corrcoef
+  rng = np.random.default_rng(0)
+  t, p = rng.integers(0, 2, 200), rng.integers(0, 2, 200)
+  assert metrics.f1(t, p)['f1'] == pytest.approx(100 * f1_score(t, p))
+  assert metrics.Matthews()(t, p)['matthews_corrcoef'] == pytest.approx(
+      100 * matthews_corrcoef(t, p))
+  assert metrics.Matthews()([1, 1], [0, 1])['matthews_corrcoef'] == 0.0
+  t, p = rng.integers(0, 4, 200), rng.integers(-1, 4, 200)
+  assert metrics.MeanMulticlassF1(4)(t, p)['mean_4class_f1'] == pytest.approx(
+      100 * f1_score(t, p, labels=range(4), average='macro'))
+
+
+def test_by_name():
+  assert metrics.by_name('accuracy', None) == (metrics.accuracy,)
+  assert metrics.by_name(['macro_f1', 'accuracy'], ('a', 'b', 'c'))[0](
+      [0, 1, 2], [0, 1, 2]) == {'mean_3class_f1': 100.0}
+  with pytest.raises(UserError, match="'f1'; for a task of 3 classes choose from accuracy"):
+    metrics.by_name(['f1'], ('a', 'b', 'c'))
+  with pytest.raises(UserError, match="'bleu'; for a task of free text"):
+    metrics.by_name(['bleu'], None)
+
+
+def test_empty_and_uneven():
+  assert metrics.accuracy([], []) == {'accuracy': 0.0}
+  with pytest.raises(ValueError, match='2 targets but 1'):
+    metrics.accuracy([1, 2], [1])

@@ -1,5 +1,6 @@
 """From flags to one configured object: gin files, overrides, and what is wrong with them."""
 
+import ast
 import contextlib
 import difflib
 import os
@@ -28,7 +29,7 @@ def parse(
     files: Sequence[str],
     overrides: Sequence[tuple[str, str]] = (),
     search_paths: Sequence[str] = (),
-    defaults: Sequence[tuple[str, str]] = (),
+    bindings: Sequence[tuple[str, str]] = (),
 ) -> None:
   """Parses gin files, then overrides, and locks the configuration.
 
@@ -37,17 +38,17 @@ def parse(
       `search_paths`, in the project's gin folder.
     overrides: (name, value) from `--gin.NAME=VALUE`; a value that is no gin literal is a string.
     search_paths: folders where gin files and their includes are looked up.
-    defaults: (name, value) bindings that any file and any override wins over.
+    bindings: (name, gin value) of the caller's own, after the files and before the overrides.
 
   Raises:
     UserError: a file is not there or does not parse; a name is unknown; a macro has no value.
   """
   gin.clear_config()
   _set_search_paths(search_paths)
-  with _user_errors():
-    gin.parse_config([f'{name} = {value}' for name, value in defaults])
   for file in files:
     parse_file(file)
+  for name, value in bindings:
+    _bind(name, value)
   for name, value in overrides:
     _override(name, value)
   _require_all_macros()
@@ -65,8 +66,17 @@ def parse_file(file: str) -> None:
       raise UserError(_no_such_file(missing.group(1) if missing else file)) from None
 
 
-def build(configurable):
-  """Calls a configured class or function with the bindings that the files and flags made."""
+def build(configurable, file: str = ''):
+  """Calls a configured class or function with the bindings that the files and flags made.
+
+  Args:
+    configurable: the class or function.
+    file: the gin file that binds it, named where it has no bindings.
+  """
+  registered = gin_config._inverse_lookup(configurable)
+  if registered is None or ('', registered.selector) not in gin_config._CONFIG:
+    raise UserError(f'Nothing is configured: add --gin_file={file} after the gin files of a model, '
+                    'a method and a task. See --help for a whole command.')
   with _user_errors():
     return gin.get_configurable(configurable)()
 
@@ -86,6 +96,14 @@ def macro(name: str, default=None):
   if (name, _MACRO) not in gin_config._CONFIG:
     return default
   return gin.query_parameter(f'{name}/macro.value')
+
+
+def plain(value: str) -> str:
+  """The text of an override: without quotes where they were given."""
+  try:
+    return str(ast.literal_eval(value))
+  except (SyntaxError, ValueError):
+    return value
 
 
 def is_literal(value: str) -> bool:
@@ -113,12 +131,14 @@ def _override(name: str, value: str) -> None:
   """Binds one `--gin.NAME=VALUE`, where NAME is a macro or `module.Class.parameter`."""
   if '.' not in name and name not in _known_macros():
     raise UserError(_unknown_name(name))
-  literal = value if is_literal(value) else repr(value)
+  with _user_errors(f'--gin.{name}={value}'):
+    _bind(name, value if is_literal(value) else repr(value))
+
+
+def _bind(name: str, value: str) -> None:
   # A binding outside a file knows no module unless the files' imports are repeated before it.
   imports = gin_config.ImportManager(gin_config._IMPORTS).sorted_imports
-  lines = [statement.format() for statement in imports]
-  with _user_errors(f'--gin.{name}={value}'):
-    gin.parse_config([*lines, f'{name} = {literal}'])
+  gin.parse_config([*(statement.format() for statement in imports), f'{name} = {value}'])
 
 
 def _defined_macros() -> set[str]:
@@ -163,6 +183,8 @@ def _set_search_paths(search_paths: Sequence[str]) -> None:
     if not os.path.isdir(path):
       raise UserError(f'--gin_search_paths: no folder {path}. Give existing folders.')
   gin_config._LOCATION_PREFIXES[:] = ['', *search_paths, str(gin_root())]
+  # gin would also take `models/` for an importable package of that name and look inside it.
+  gin_config._FILE_READERS[:] = [(open, os.path.isfile)]
 
 
 @contextlib.contextmanager

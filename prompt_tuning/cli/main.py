@@ -121,10 +121,11 @@ def parse_flags(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
   parser = _parser()
   gin_flags = [flag for flag in argv if flag.startswith('--gin.')]
   others = [flag for flag in argv if not flag.startswith('--gin.')]
+  overrides = [_split_override(flag) for flag in gin_flags]
   flags, unknown = parser.parse_known_args(others)
   if unknown:
     raise UserError(_unknown_flag(unknown[0], flags.verb))
-  flags.overrides = [_split_override(flag) for flag in gin_flags]
+  flags.overrides = overrides
   flags.run_file = VERBS[flags.verb].run_file
   return flags.verb, flags
 

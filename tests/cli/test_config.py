@@ -22,6 +22,14 @@ def parse_alone(file):
   return config.gin_config._CONFIG
 
 
+@pytest.fixture
+def required(tmp_path):
+  """Values for the names that TRAIN leaves open."""
+  file = tmp_path / 'train.jsonl'
+  file.write_text('{"text": "good", "label": "yes"}\n' * 4)
+  return [*REQUIRED, ('TRAIN_FILE', str(file))]
+
+
 def test_gin_files_are_found():
   assert len(GIN_FILES) >= 40
   assert {name.split('/')[0] for name in GIN_FILES} == {'models', 'peft', 'tasks', 'runs'}
@@ -42,7 +50,7 @@ def test_only_dynamic_registration(file):
 
 def test_prompt_length_is_bound_once():
   bound = [name for name in GIN_FILES
-           if '.length = %PROMPT_LENGTH' in (config.gin_root() / name).read_text()]
+           if 'length = %PROMPT_LENGTH' in (config.gin_root() / name).read_text()]
   assert bound == ['peft/prefix.gin', 'peft/prompt.gin']
 
 
@@ -80,9 +88,9 @@ def test_published_shapes(family, size):
   assert shape.mlp_activations == (('relu',) if family == 't5' else ('gelu', 'linear'))
 
 
-def test_reference_recipe():
+def test_reference_recipe(required):
   from prompt_tuning.cli import train
-  config.parse(TRAIN, REQUIRED)
+  config.parse(TRAIN, required)
   run = config.build(train.TrainConfig)
   assert (run.batch_size, run.train_steps_relative, run.eval_period) == (32, 30000, 1000)
   assert (run.loss.z_loss, run.loss.label_smoothing) == (1e-4, 0.0)
@@ -108,18 +116,18 @@ def test_override_values(value, expected):
       ) == expected
 
 
-def test_override_of_a_parameter_and_of_a_reference():
+def test_override_of_a_parameter_and_of_a_reference(required):
   from prompt_tuning.cli import train
-  config.parse(TRAIN, [*REQUIRED, ('train.TrainConfig.batch_size', '5'),
+  config.parse(TRAIN, [*required, ('train.TrainConfig.batch_size', '5'),
                        ('PROMPT_INIT', '@prompt_init.Uniform()')])
   run = config.build(train.TrainConfig)
   assert run.batch_size == 5
   assert type(run.model.methods[0].init).__name__ == 'Uniform'
 
 
-def test_saved_text_configures_the_same_run(tmp_path):
+def test_saved_text_configures_the_same_run(required, tmp_path):
   from prompt_tuning.cli import train
-  config.parse(TRAIN, [*REQUIRED, ('PROMPT_LENGTH', '7')])
+  config.parse(TRAIN, [*required, ('PROMPT_LENGTH', '7')])
   first = dataclasses.replace(config.build(train.TrainConfig), optimizer=None)
   (tmp_path / 'config.gin').write_text(config.text())
   config.parse([str(tmp_path / 'config.gin')])

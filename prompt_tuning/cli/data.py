@@ -1,0 +1,75 @@
+"""From the configuration of the data to caches of tokenised examples."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Mapping
+
+from prompt_tuning.data import cache as cache_lib
+from prompt_tuning.data.task import Task
+from prompt_tuning.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+  """A task, its lengths and where its tokenised examples are kept.
+
+  Attributes:
+    task: the task.
+    feature_lengths: most tokens of `inputs` and `targets`, without the prompt.
+    use_cached_tasks: False tokenises again where a cache is there.
+    cache_dir: folder of all caches; None: the run's own.
+    seed: of the order of the training examples.
+  """
+
+  task: Task | None = None
+  feature_lengths: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
+  use_cached_tasks: bool = True
+  cache_dir: str | None = None
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.task is None:
+      raise UserError('No task is configured: add --gin_file=tasks/local_text.gin for files of '
+                      'your own, or another of tasks/.')
+    if not isinstance(self.feature_lengths, Mapping) or not all(
+        self.feature_lengths.get(name) for name in cache_lib.FEATURES):
+      raise UserError(f'TASK_FEATURE_LENGTHS is {self.feature_lengths!r}: give lengths for both, '
+                      "as in {'inputs': 256, 'targets': 16}.")
+
+
+def cache(config: DataConfig, split: str, vocabulary, folder: str | None) -> cache_lib.Cache:
+  """Opens or builds the cache of a split.
+
+  Args:
+    config: the configuration.
+    split: which split.
+    vocabulary: the backbone's.
+    folder: the run's folder, for a configuration without cache_dir; None: the user's own cache.
+  """
+  return cache_lib.build(
+      config.task, split, vocabulary, config.feature_lengths,
+      _folder(config, folder), rebuild=not config.use_cached_tasks)
+
+
+def _folder(config: DataConfig, folder: str | None) -> pathlib.Path:
+  if config.cache_dir is not None:
+    return pathlib.Path(config.cache_dir)
+  return user_cache() / 'tasks' if folder is None else pathlib.Path(folder) / 'cache'
+
+
+def user_cache() -> pathlib.Path:
+  """The folder of what can be made again: compiled programs, tokenised tasks."""
+  root = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(root) / 'prompt_tuning'
+
+
+@functools.cache
+def metric_names(task: Task) -> tuple[str, ...]:
+  """Names of the task's metrics, in order, found by measuring one example against itself."""
+  if not task.metric_fns:
+    return ()
+  _, example = next(task.examples(task.eval_split))
+  target = task.postprocess_fn(example['targets'], example=example, is_target=True)
+  return tuple(task.metrics([target], [target]))

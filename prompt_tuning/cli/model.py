@@ -1,0 +1,153 @@
+"""From the configuration of a model to a PeftModel with its parameters in place."""
+
+import dataclasses
+import functools
+import logging
+
+import jax
+
+from prompt_tuning import params as params_lib
+from prompt_tuning import partitioning
+from prompt_tuning.checkpoints import infer, prompt_file, restore
+from prompt_tuning.errors import UserError
+from prompt_tuning.models.t5 import T5, T5Config
+from prompt_tuning.peft import model as peft_model
+from prompt_tuning.peft import prompt_init
+from prompt_tuning.peft.method import Method
+from prompt_tuning.peft.soft_prompt import SoftPrompt
+from prompt_tuning.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+  """A base model and the methods on it.
+
+  Attributes:
+    checkpoint: a T5X folder, a Hugging Face folder, 'demo' or 'random'.
+    architecture: shape and options; None takes the shape from the checkpoint.
+    methods: applied in order; () is the bare base.
+    prompt_file: trained leaves to start from, or to evaluate.
+    allow_mismatch: accept a prompt file that names another base.
+    vocabulary: a SentencePiece file or 'bytes'; None takes the one beside the checkpoint.
+    param_dtype: of the backbone's parameters, 'float32' or 'bfloat16'.
+    num_partitions: devices that share one copy of the model.
+    model_parallel_submesh: the same as sizes on a TPU torus, in place of num_partitions.
+    seed: of random parameters and of the methods' first values.
+  """
+
+  checkpoint: str
+  architecture: T5Config | None = None
+  methods: tuple[Method, ...] = ()
+  prompt_file: str | None = None
+  allow_mismatch: bool = False
+  vocabulary: str | None = None
+  param_dtype: str = 'float32'
+  num_partitions: int = 1
+  model_parallel_submesh: tuple[int, ...] | None = None
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+  """A PeftModel, its mesh, its vocabulary and all its parameters on their devices."""
+
+  peft: peft_model.PeftModel
+  params: dict
+  mesh: jax.sharding.Mesh
+  vocabulary: Vocabulary
+  base_fingerprint: str
+  base_step: int
+
+  def split(self, params=None):
+    """(trainable, frozen) trees of `params`, by default of the model's own."""
+    return params_lib.split(self.params if params is None else params, self.peft.trainable)
+
+
+def mesh(config: ModelConfig) -> jax.sharding.Mesh:
+  """The mesh of the configuration over all devices."""
+  return partitioning.make_mesh(config.num_partitions, config.model_parallel_submesh)
+
+
+def module(config: ModelConfig, labels=None) -> peft_model.PeftModel:
+  """The PeftModel of the configuration, without parameters.
+
+  Args:
+    config: the configuration.
+    labels: label texts of the task, for prompts that start from them.
+
+  Raises:
+    UserError: no such checkpoint, or one that does not fit the architecture.
+  """
+  architecture = config.architecture
+  if config.checkpoint != restore.RANDOM:
+    stored = restore.open_model(config.checkpoint)
+    architecture = architecture or stored.config
+    infer.check_config(architecture, stored.config, stored.assumed, stored.source)
+  elif architecture is None:
+    raise UserError("INITIAL_CHECKPOINT_PATH = 'random' needs a shape: add a --gin_file=models/...")
+  methods = tuple(_with_labels(method, labels) for method in config.methods)
+  return peft_model.PeftModel(backbone=T5(config=architecture), methods=methods)
+
+
+def method_axes(model: peft_model.PeftModel) -> tuple:
+  """The sharding rules of all methods' leaves."""
+  return tuple(rule for method in model.methods for rule in method.logical_axes)
+
+
+def load(config: ModelConfig, labels=None) -> Model:
+  """Loads the base, adds the methods' leaves and the values of the prompt file.
+
+  Raises:
+    UserError: a checkpoint, vocabulary or prompt file that is not there or does not fit.
+  """
+  model, devices = module(config, labels), mesh(config)
+  abstract = peft_model.abstract_params(model.backbone)
+  shardings = params_lib.flatten(partitioning.parameter_shardings(abstract, devices))
+  backbone = restore.load_backbone(
+      config.checkpoint, config=model.backbone.config, param_dtype=config.param_dtype,
+      vocabulary=config.vocabulary, shardings=shardings, seed=config.seed)
+  if backbone.vocabulary is None:
+    raise UserError(
+        f'{config.checkpoint} has no vocabulary beside it. Give --gin.VOCABULARY=..., a '
+        "SentencePiece file or 'bytes'.")
+  params = peft_model.initialize(
+      model, jax.random.key(config.seed), backbone.params, backbone.vocabulary.encode)
+  if config.prompt_file is not None:
+    params = _with_prompt_file(config, model, params, backbone)
+  params = partitioning.shard_params(params, devices, method_axes(model))
+  return Model(peft=model, params=params, mesh=devices, vocabulary=backbone.vocabulary,
+               base_fingerprint=backbone.fingerprint, base_step=backbone.base_step or 0)
+
+
+def _with_labels(method: Method, labels) -> Method:
+  """Gives the task's labels to a prompt that starts from class labels and names none itself."""
+  if not (isinstance(method, SoftPrompt) and isinstance(method.init, prompt_init.ClassLabels)):
+    return method
+  if method.init.labels:
+    return method
+  if not labels:
+    log.warning('The prompt is to start from class labels and the task has none: all of it '
+                'starts from %s.', method.init.fallback)
+    return dataclasses.replace(method, init=method.init.fallback)
+  return dataclasses.replace(method, init=dataclasses.replace(method.init, labels=tuple(labels)))
+
+
+def _with_prompt_file(config, model, params, backbone):
+  """All parameters, the trained leaves taken from the prompt file."""
+  prompt = prompt_file.load_prompt(config.prompt_file)
+  lengths = [method.length for method in model.methods if isinstance(method, SoftPrompt)]
+  if not model.methods:
+    raise UserError(f'PROMPT_FILE={config.prompt_file} is given and the configuration has no '
+                    'method that uses it: add --gin_file=peft/prompt.gin.')
+  check = functools.partial(
+      prompt.check, base_fingerprint=backbone.fingerprint,
+      vocabulary_hash=backbone.vocabulary.hash, allow_mismatch=config.allow_mismatch)
+  if lengths:
+    check(emb_dim=backbone.config.emb_dim, length=lengths[0])
+  else:
+    check()
+  trainable, frozen = params_lib.split(params, model.trainable)
+  log.info('%s: %s', config.prompt_file, prompt.summary())
+  return params_lib.merge(prompt.fill(trainable), frozen)

@@ -146,26 +146,35 @@ def key_parts(
 def identity(value: Any) -> str:
   """A text that changes when what a preprocessor does changes.
 
-  A frozen dataclass is its type and fields; a function its name, source code, defaults and the
-  values it closes over.
+  A dataclass is its type, source code and fields; a function its name, source code, defaults and
+  the values it closes over. What these call is not seen: after a change there, build anew.
   """
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     fields = {f.name: identity(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return f'{type(value).__module__}.{type(value).__qualname__}{fields}'
+    kind = type(value)
+    return f'{kind.__module__}.{kind.__qualname__} {_code_hash(kind)} {fields}'
   if isinstance(value, functools.partial):
     return f'partial({identity(value.func)}, {identity(value.args)}, {identity(value.keywords)})'
   if inspect.isfunction(value):
-    closed = [identity(c.cell_contents) for c in value.__closure__ or ()]
-    try:
-      code = inspect.getsource(value)
-    except (OSError, TypeError):  # typed into a prompt
-      code = value.__code__.co_code.hex() + repr(value.__code__.co_consts)
-    return f'{value.__module__}.{value.__qualname__} {code} {value.__defaults__!r} {closed}'
+    given = identity([value.__defaults__, [c.cell_contents for c in value.__closure__ or ()]])
+    return f'{value.__module__}.{value.__qualname__} {_code_hash(value)} {given}'
   if isinstance(value, Mapping):
     return repr({repr(k): identity(v) for k, v in value.items()})
   if isinstance(value, list | tuple):
     return repr([identity(v) for v in value])
+  if isinstance(value, np.ndarray):  # repr leaves out the middle
+    return f'{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}'
   return repr(value)
+
+
+def _code_hash(value: Any) -> str:
+  """Hash of the source code of a class or function, of its byte code where there is none."""
+  try:
+    code = inspect.getsource(value)
+  except (OSError, TypeError):  # typed into a prompt
+    function = value if inspect.isfunction(value) else value.__call__
+    code = function.__code__.co_code.hex() + repr(function.__code__.co_consts)
+  return hashlib.sha256(code.encode()).hexdigest()[:16]
 
 
 def tokenize(
@@ -244,7 +253,8 @@ def _write(task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str,
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix='.building-', dir=path.parent))
   except OSError as error:
-    raise UserError(f'The cache folder {path.parent} cannot be written: {error.strerror}.') from None
+    raise UserError(
+        f'The cache folder {path.parent} cannot be written: {error.strerror}.') from None
   try:
     rows, truncated = _write_records(task, split, vocabulary, lengths, folder)
     if not len(rows):

@@ -70,7 +70,7 @@ def choose_buckets(
   np.maximum.at(longest, bucket, lengths[:, 1])
   # Growing targets let a left-over row move to the next bucket.
   targets = np.maximum.accumulate(_round_up(longest, targets_multiple, limits.get('targets')))
-  return tuple((int(t), int(l)) for t, l in zip(inputs, targets, strict=True))
+  return tuple(zip(inputs.tolist(), targets.tolist(), strict=True))
 
 
 def fixed_bucket(limits: Mapping[str, int]) -> tuple[Shape, ...]:

@@ -200,7 +200,7 @@ def _provider(name: str):
 @functools.lru_cache(maxsize=4)
 def _examples(
     name: str, split: str, lengths: tuple[tuple[str, int], ...] | None) -> tuple[dict, ...]:
-  """All examples of a split; kept, for they are read for the fingerprint and again for the cache."""
+  """All examples of a split; kept, for the fingerprint and the cache both read them."""
   provider = _provider(name)
   options = {'sequence_length': None if lengths is None else dict(lengths), 'split': split}
   if hasattr(provider, 'tasks') and len(provider.tasks) > 1 and split == 'train':
@@ -222,6 +222,6 @@ def _vocabulary_of(theirs) -> vocabulary_lib.Vocabulary | None:
   path = getattr(theirs, 'sentencepiece_model_file', '')
   if os.path.isfile(path):
     return vocabulary_lib.SentencePieceVocabulary(path, theirs.extra_ids)
-  log.warning('The vocabulary %s of the SeqIO task is no local file: it cannot be compared with the '
-              'backbone\'s. Make sure that they are the same.', theirs)
+  log.warning('The vocabulary %s of the SeqIO task is no local file: it cannot be compared with '
+              'that of the backbone. Make sure that they are the same.', theirs)
   return None

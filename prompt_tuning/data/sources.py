@@ -140,8 +140,6 @@ class HeldOutSource(Source):
     size = max(1, round(self.fraction * len(rows)))
     order = np.random.default_rng(self.seed).permutation(len(rows))
     held_out = set(order[:size].tolist())
-    log.info('%s: %d of %d examples (seed %d).', split,
-             size if split == 'validation' else len(rows) - size, len(rows), self.seed)
     for i, row in enumerate(rows):
       if (i in held_out) == (split == 'validation'):
         yield row

@@ -170,3 +170,13 @@ def test_info_is_readable(tmp_path):
   with open(f'{built.path}/info.json') as f:
     info = json.load(f)
   assert info['task'] == 'a/task' and info['key']['lengths'] == LENGTHS
+
+
+def test_identity_of_arrays_and_partials():
+  import functools
+  a, b = np.zeros(5000), np.zeros(5000)
+  b[2500] = 1
+  assert cache.identity(a) != cache.identity(b)
+  make = functools.partial(build, rebuild=True)
+  assert cache.identity(make) == cache.identity(functools.partial(build, rebuild=True))
+  assert cache.identity(make) != cache.identity(functools.partial(build, rebuild=False))

@@ -80,8 +80,8 @@ def test_hosts_read_disjoint_shares(built):
     parts = [next(s) for s in shares]
     joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     assert_equal(joined, next(whole))
-  for l in (whole, *shares):
-    l.close()
+  for each in (whole, *shares):
+    each.close()
 
 
 def test_evaluation_gives_every_example_once(built):

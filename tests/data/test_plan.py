@@ -93,7 +93,7 @@ def test_few_shapes_and_never_above_the_limits():
     lengths = random_lengths(500, seed)
     buckets = plan.choose_buckets(lengths, LIMITS)
     assert 1 <= len(buckets) <= 6
-    assert buckets[-1][0] == 100 and max(l for _, l in buckets) <= 12
+    assert buckets[-1][0] == 100 and max(targets for _, targets in buckets) <= 12
     assert all(t % 8 == 0 for t, _ in buckets[:-1])
     assert list(buckets) == sorted(buckets)
   assert plan.choose_buckets(np.full((9, 2), 5), LIMITS) == ((8, 8),)

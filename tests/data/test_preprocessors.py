@@ -94,7 +94,8 @@ def test_span_corruption_windows_fit_the_lengths():
   window = objective.window(63, 23)
   assert len(pairs) == 2 * -(-len(ids) // window)
   assert max(len(i) for i, _ in pairs) <= 63 and max(len(t) for _, t in pairs) <= 23
-  assert any(a.tolist() != b.tolist() for (a, _), (b, _) in zip(pairs[::2], pairs[1::2], strict=True))
+  firsts, seconds = pairs[::2], pairs[1::2]
+  assert any(a.tolist() != b.tolist() for (a, _), (b, _) in zip(firsts, seconds, strict=True))
   with pytest.raises(UserError, match='leave no room'):
     objective(ids, VOCAB, {'inputs': 2, 'targets': 2}, np.random.default_rng(0))
 

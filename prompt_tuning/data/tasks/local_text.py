@@ -68,19 +68,6 @@ def make(
   return task
 
 
-def for_inference(task: Task, file: str, file_format: str | None = None) -> Task:
-  """The same task reading `file` as its split `infer`, where targets may be absent."""
-  if isinstance(task.preprocess, preprocessors.Template):
-    preprocess = preprocessors.Template(
-        task.preprocess.template, task.preprocess.target_field, task.preprocess.class_labels,
-        required_target=False)
-  else:
-    preprocess = task.preprocess
-  return Task(
-      name=task.name, source=FileSource({'infer': file}, file_format), preprocess=preprocess,
-      postprocess_fn=task.postprocess_fn, labels=task.labels, eval_split='infer')
-
-
 def _label_pairs(class_labels: Sequence[str] | Mapping | None):
   """(value, label) pairs of CLASS_LABELS in either form."""
   if class_labels is None:

@@ -79,10 +79,3 @@ def test_unknown_label_names_the_line(train_file):
   task = make(train_file, eval_file=train_file)
   with pytest.raises(UserError, match=r"train.jsonl:21: field 'stars' is '7'.*CLASS_LABELS"):
     list(task.examples('train'))
-
-
-def test_inference_needs_no_targets(train_file, tmp_path):
-  (tmp_path / 'new.jsonl').write_text('{"review": "fresh"}\n{"review": "x", "stars": 1}\n')
-  task = local_text.for_inference(make(train_file), str(tmp_path / 'new.jsonl'))
-  assert [(ex['inputs'], ex['targets']) for _, ex in task.examples('infer')] == [
-      ('review: fresh', ''), ('review: x', 'good')]

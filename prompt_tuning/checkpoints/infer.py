@@ -1,0 +1,90 @@
+"""The shape of a T5 model, read off the shapes of its arrays."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from prompt_tuning.checkpoints import names
+from prompt_tuning.errors import UserError
+from prompt_tuning.models.t5 import T5Config
+
+# What no array tells.
+ASSUMED = ('mlp_activations', 'relative_attention_max_distance', 'layer_norm_epsilon')
+
+# What must agree between a configuration and a file.
+SHAPE_FIELDS = (
+    'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
+    'num_decoder_layers', 'mlp_activations', 'logits_via_embedding',
+    'relative_attention_num_buckets', 'relative_attention_max_distance', 'layer_norm_epsilon')
+
+
+def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> T5Config:
+  """Builds a configuration from {per-layer T5X path: shape}.
+
+  The fields of `ASSUMED` take T5's defaults; one feed-forward branch is read as relu (T5 1.0), two
+  as gated gelu (T5 1.1).
+
+  Args:
+    shapes: every parameter's shape.
+    source: folder or file, for messages.
+
+  Raises:
+    UserError: the arrays are not those of a T5 encoder-decoder.
+  """
+  def shape(path, rank=2):
+    if path not in shapes:
+      raise UserError(f'{source} is no T5 encoder-decoder: it has no parameter {path!r}. It has, '
+                      f'for example: {sorted(shapes)[:6]}.')
+    if len(shapes[path]) != rank:
+      raise UserError(f'{source}: {path} has shape {list(shapes[path])} where {rank} axes are '
+                      'expected.')
+    return shapes[path]
+
+  vocab_size, emb_dim = shape(names.EMBEDDING)
+  num_heads, buckets = shape('encoder/relpos_bias/rel_embedding')
+  projected = shape('encoder/layers_0/attention/query/kernel')[1]
+  if num_heads < 1 or projected % num_heads:
+    raise UserError(f'{source}: {projected} columns of encoder/layers_0/attention/query/kernel '
+                    f'cannot be shared by the {num_heads} heads of the position bias.')
+  gated = 'encoder/layers_0/mlp/wi_0/kernel' in shapes
+  mlp_dim = shape(f'encoder/layers_0/mlp/{"wi_0" if gated else "wi"}/kernel')[1]
+  return T5Config(
+      vocab_size=vocab_size, emb_dim=emb_dim, num_heads=num_heads,
+      head_dim=projected // num_heads, mlp_dim=mlp_dim,
+      num_encoder_layers=_depth(shapes, 'encoder', source),
+      num_decoder_layers=_depth(shapes, 'decoder', source),
+      mlp_activations=('gelu', 'linear') if gated else ('relu',),
+      logits_via_embedding=names.HEAD not in shapes,
+      relative_attention_num_buckets=buckets)
+
+
+def _depth(shapes, stack, source):
+  layers = {int(found.group(1)) for path in shapes
+            if (found := re.match(rf'{stack}/layers_(\d+)/', path))}
+  if layers != set(range(len(layers))) or not layers:
+    raise UserError(f'{source} holds {stack} layers {sorted(layers)}, not 0 to n.')
+  return len(layers)
+
+
+def check_config(given: T5Config, found: T5Config, assumed: tuple[str, ...], source: str):
+  """Refuses a configuration that disagrees with a file.
+
+  Args:
+    given: what the user configured.
+    found: what the file says.
+    assumed: fields of `found` that the file does not really say.
+    source: folder or file, for messages.
+
+  Raises:
+    UserError: naming each field with both values.
+  """
+  known = dataclasses.replace(found, **{field: getattr(given, field) for field in assumed
+                                        if field != 'mlp_activations'})
+  if 'mlp_activations' in assumed and len(given.mlp_activations) == len(known.mlp_activations):
+    known = dataclasses.replace(known, mlp_activations=given.mlp_activations)
+  wrong = [f'{field} is {getattr(given, field)} in the configuration and '
+           f'{getattr(known, field)} in the file'
+           for field in SHAPE_FIELDS if getattr(given, field) != getattr(known, field)]
+  if wrong:
+    raise UserError(f'The model configuration does not fit {source}: {"; ".join(wrong)}. Choose '
+                    'the models/*.gin of this checkpoint, or another checkpoint.')

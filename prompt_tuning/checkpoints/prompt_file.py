@@ -1,0 +1,246 @@
+"""Prompt files: .npy, a plain [P, H] array, and .safetensors, with metadata.
+
+.npy is what google-research/prompt-tuning writes and ships, also without a suffix
+(numpy_checkpoints/checkpoint_N/encoder.prompt.prompt.prompt) and as bfloat16, which numpy calls V2.
+.safetensors holds every trainable leaf of any method by its per-layer path, and says which base and
+vocabulary it belongs to. Nothing is ever unpickled.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import re
+import tokenize
+from collections.abc import Mapping
+
+import ml_dtypes
+import numpy as np
+
+from prompt_tuning import params as params_lib
+from prompt_tuning import version
+from prompt_tuning.checkpoints import names, safetensors_file
+from prompt_tuning.errors import UserError
+
+_WORDS = {'method', 'base_fingerprint', 'vocabulary_hash', 'task', 'library_version'}
+_MAGIC = b'\x93NUMPY'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prompt:
+  """What a prompt file holds.
+
+  Attributes:
+    leaves: {per-layer path: array}; a soft prompt is the one leaf encoder/prompt/prompt/prompt.
+    metadata: of .safetensors: method, base_fingerprint, vocabulary_hash, length, task, metric,
+      seed, library_version and what was added; empty for .npy.
+    source: the file, for messages.
+  """
+
+  leaves: dict[str, np.ndarray]
+  metadata: dict
+  source: str = ''
+
+  @property
+  def array(self) -> np.ndarray:
+    """The soft prompt, [P, H].
+
+    Raises:
+      UserError: the file holds something else than one soft prompt.
+    """
+    if set(self.leaves) != {names.PROMPT}:
+      raise UserError(f'{self.source} holds no single soft prompt but {self.summary()}. Give a '
+                      'prompt file, or the methods of the configuration that wrote this one.')
+    return self.leaves[names.PROMPT]
+
+  @property
+  def length(self) -> int:
+    """P, the rows of the soft prompt."""
+    return self.array.shape[0]
+
+  def summary(self) -> str:
+    paths = sorted(self.leaves)
+    more = f' and {len(paths) - 3} more' if len(paths) > 3 else ''
+    method = self.metadata.get('method')
+    return f'{f"the leaves of {method}: " if method else ""}{", ".join(paths[:3])}{more}'
+
+  def check(
+      self, *, emb_dim: int | None = None, length: int | None = None,
+      base_fingerprint: str | None = None, vocabulary_hash: str | None = None,
+      allow_mismatch: bool = False,
+  ):
+    """Refuses a prompt that belongs elsewhere; None is not compared.
+
+    Args:
+      emb_dim: H of the model.
+      length: P that is expected (PROMPT_LENGTH).
+      base_fingerprint: of the backbone; compared if the file has one.
+      vocabulary_hash: of the vocabulary; compared if the file has one.
+      allow_mismatch: accept another base fingerprint, and nothing else.
+
+    Raises:
+      UserError: naming both sides.
+    """
+    if emb_dim is not None and self.array.shape[1] != emb_dim:
+      raise UserError(f'{self.source} is a prompt of width {self.array.shape[1]} and the model '
+                      f'has emb_dim {emb_dim}. Give a prompt made for this model.')
+    if length is not None and self.length != length:
+      raise UserError(f'{self.source} is a prompt of length {self.length} and PROMPT_LENGTH is '
+                      f'{length}. Set PROMPT_LENGTH = {self.length}.')
+    theirs = self.metadata.get('base_fingerprint')
+    if base_fingerprint and theirs and theirs != base_fingerprint and not allow_mismatch:
+      raise UserError(f'{self.source} was made for the base {theirs[:16]}... and this one is '
+                      f'{base_fingerprint[:16]}.... Give its base, or --allow_mismatch if this '
+                      'base is meant.')
+    theirs = self.metadata.get('vocabulary_hash')
+    if vocabulary_hash and theirs and theirs != vocabulary_hash:
+      raise UserError(f'{self.source} was made with the vocabulary {theirs[:16]}... and this one '
+                      f'is {vocabulary_hash[:16]}.... Give the vocabulary it was made with.')
+
+
+  def fill(self, trainable):
+    """The file's leaves as a tree like `trainable`, ready to take its place.
+
+    Args:
+      trainable: nested dict of arrays or jax.ShapeDtypeStruct, looped or scanned.
+
+    Returns:
+      A tree of the same structure, shapes and dtypes.
+
+    Raises:
+      UserError: a leaf is missing, left over or has another shape.
+    """
+    expected = params_lib.flatten(trainable)
+    scanned = any(re.search(r'(^|/)layers/', path) for path in expected)
+    found = self._stacked() if scanned else self.leaves
+    wrong = [f'{path} is {_shape(found, path)} in the file and {_shape(expected, path)} in the '
+             'model' for path in sorted({*expected, *found})
+             if _shape(found, path) != _shape(expected, path)]
+    if wrong:
+      more = f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''
+      raise UserError(f'{self.source} does not fit the configured methods: '
+                      f'{"; ".join(wrong[:4])}{more}. Configure the methods that wrote this file.')
+    return params_lib.unflatten({path: found[path].astype(leaf.dtype)
+                                 for path, leaf in expected.items()})
+
+  def _stacked(self):
+    try:
+      return params_lib.flatten(params_lib.stack_layers(params_lib.unflatten(self.leaves)))
+    except ValueError as error:
+      raise UserError(f'{self.source} does not fit a scanned model: {error}.') from error
+
+
+def _shape(leaves, path) -> str:
+  return str(list(leaves[path].shape)) if path in leaves else 'absent'
+
+
+def load_prompt(path) -> Prompt:
+  """Reads a prompt file; the kind is told by its content.
+
+  Args:
+    path: .safetensors, .npy, or a suffix-less file of numpy_checkpoints; also a folder that holds
+      just one of them, such as numpy_checkpoints/checkpoint_N.
+
+  Returns:
+    The prompt, with its dtype as stored.
+
+  Raises:
+    UserError: no such file, another format (a pickle is never opened), or a damaged file.
+  """
+  path = _only_file(pathlib.Path(path))
+  try:
+    with path.open('rb') as file:
+      start = file.read(16)
+  except OSError as error:
+    raise UserError(f'Cannot read the prompt file {path}: {error}') from error
+  if start.startswith(_MAGIC):
+    return Prompt({names.PROMPT: _load_npy(path)}, {}, str(path))
+  if start[8:9] == b'{':
+    stored, metadata = safetensors_file.read(path)
+    leaves = {name: array.read() for name, array in stored.items()}
+    return Prompt(leaves, _decode(metadata), str(path))
+  raise UserError(f'{path} is neither .npy nor .safetensors. A pickle (.pt, .bin, .pkl) can run '
+                  'code when it is opened and is never read: save the array with numpy.save.')
+
+
+def _only_file(path):
+  if not path.is_dir():
+    return path
+  files = [child for child in path.iterdir() if child.is_file()
+           and (child.suffix in ('.npy', '.safetensors') or child.name.endswith('prompt'))]
+  if len(files) != 1:
+    raise UserError(f'{path} is a folder with {len(files)} prompt files; give one file. Here are: '
+                    f'{sorted(child.name for child in path.iterdir())[:6]}.')
+  return files[0]
+
+
+def _load_npy(path) -> np.ndarray:
+  try:
+    # Mapped first: a header that claims more than the file holds is refused before memory is
+    # taken for it.
+    array = np.array(np.load(path, mmap_mode='r', allow_pickle=False))
+  except (ValueError, OSError, EOFError, OverflowError, MemoryError, SyntaxError,
+          tokenize.TokenError) as error:
+    raise UserError(f'Cannot read the prompt file {path}: {error}') from error
+  if array.dtype == np.dtype('V2'):
+    array = array.view(ml_dtypes.bfloat16)
+  if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) and (
+      array.dtype != ml_dtypes.bfloat16):
+    raise UserError(f'{path} holds {array.dtype}{list(array.shape)}; a prompt is a [P, H] array '
+                    'of floating-point numbers.')
+  return array
+
+
+def save_prompt(path, array, metadata: Mapping | None = None):
+  """Writes a prompt file: there whole or not at all.
+
+  Args:
+    path: .npy (a [P, H] array alone) or .safetensors (any method, with metadata).
+    array: [P, H], or a tree of trainable leaves, looped or scanned; written per layer.
+    metadata: for .safetensors: method, base_fingerprint, vocabulary_hash, task, metric, seed, ...;
+      length and library_version are added.
+
+  Raises:
+    UserError: another suffix, or leaves that .npy cannot hold.
+  """
+  path = pathlib.Path(path)
+  leaves = _leaves(array)
+  prompt = leaves.get(names.PROMPT)
+  if path.suffix == '.safetensors':
+    length = {} if prompt is None else {'length': prompt.shape[0]}
+    entries = {'method': 'soft_prompt', **length, **(metadata or {}),
+               'library_version': version.__version__}
+    safetensors_file.write(path, leaves, {name: value if isinstance(value, str)
+                                          else json.dumps(value)
+                                          for name, value in entries.items()})
+  elif path.suffix == '.npy' and set(leaves) == {names.PROMPT}:
+    if prompt.dtype == ml_dtypes.bfloat16:  # numpy alone could not read it back
+      prompt = prompt.astype(np.float32)
+    safetensors_file.write_atomically(path, lambda file: np.save(file, prompt, allow_pickle=False))
+  elif path.suffix == '.npy':
+    raise UserError(f'{path}: .npy holds one soft prompt, and these are {sorted(leaves)[:3]}. '
+                    'Write .safetensors.')
+  else:
+    raise UserError(f'{path}: a prompt file ends in .safetensors or .npy.')
+
+
+def _leaves(array) -> dict[str, np.ndarray]:
+  """{per-layer path: host array}."""
+  if isinstance(array, Mapping):
+    flat = params_lib.flatten(params_lib.unstack_layers(array))
+  else:
+    flat = {names.PROMPT: array}
+  leaves = {path: np.asarray(leaf) for path, leaf in flat.items()}
+  if names.PROMPT in leaves and leaves[names.PROMPT].ndim != 2:
+    raise UserError(f'A prompt is a [P, H] array; this one has shape '
+                    f'{list(leaves[names.PROMPT].shape)}.')
+  return leaves
+
+
+def _decode(metadata) -> dict:
+  """Numbers, lists and maps back from JSON; words stay words."""
+  decoded = dict(metadata)
+  for name in set(metadata) - _WORDS:
+    with contextlib.suppress(ValueError):  # another tool's text
+      decoded[name] = json.loads(metadata[name])
+  return decoded

@@ -1,0 +1,314 @@
+"""From a folder of weights to parameters in memory, one array at a time and never silently.
+
+`read_params` fills an expected tree from any backbone format and reports what was kept, new,
+missing and unused; `load_backbone` needs nothing but the path.
+"""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import hf, infer, t5x
+from prompt_tuning.checkpoints.stored import StoredModel
+from prompt_tuning.errors import UserError
+from prompt_tuning.models.t5 import T5, T5Config
+from prompt_tuning.peft.model import abstract_params
+from prompt_tuning.vocabulary import Vocabulary, load_vocabulary
+
+RANDOM = 'random'
+DEMO = 'demo'
+PARAM_DTYPES = ('float32', 'bfloat16')
+_STACKED = re.compile(r'(^|/)layers/')
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Backbone:
+  """A pre-trained model, ready to be wrapped by `PeftModel`.
+
+  Attributes:
+    config: its shape and options.
+    module: the Linen module of that config.
+    params: its parameters, stacked under `layers` where the config scans.
+    vocabulary: the vocabulary beside the weights or the one that was asked for, or None.
+    base_step: training step stored with the weights (T5X), else None.
+    source: where it was read from.
+  """
+
+  config: T5Config
+  module: T5
+  params: dict
+  vocabulary: Vocabulary | None = None
+  base_step: int | None = None
+  source: str = ''
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """`params.fingerprint` of the parameters, computed once."""
+    return params_lib.fingerprint(self.params)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """What became of every parameter, by per-layer path.
+
+  Attributes:
+    kept: read from the file.
+    new: expected, allowed to be absent, and absent: to be initialised.
+    missing: expected and absent (only where missing parameters were not refused).
+    unused: in the file and not expected.
+  """
+
+  kept: tuple[str, ...] = ()
+  new: tuple[str, ...] = ()
+  missing: tuple[str, ...] = ()
+  unused: tuple[str, ...] = ()
+
+  def __str__(self):
+    parts = [f'{len(getattr(self, f.name))} {f.name}' for f in dataclasses.fields(self)]
+    named = [f'{name}: {", ".join(_some(getattr(self, name)))}'
+             for name in ('new', 'missing', 'unused') if getattr(self, name)]
+    return '; '.join([', '.join(parts), *named])
+
+
+def open_model(path, step: int | None = None) -> StoredModel:
+  """Opens a backbone of any format without reading its arrays.
+
+  Args:
+    path: a T5X folder (or the file `checkpoint`), a Hugging Face folder, or 'demo'.
+    step: which checkpoint_N of a T5X folder; None takes the latest.
+
+  Raises:
+    UserError: nothing there that can be read.
+  """
+  folder = demo_folder() if str(path) == DEMO else pathlib.Path(path)
+  if t5x.is_checkpoint(folder):
+    return t5x.open_checkpoint(folder, step)
+  if step is not None:
+    raise UserError(f'{folder} is no T5X checkpoint, so it has no step {step} to choose.')
+  if hf.is_folder(folder):
+    return hf.open_folder(folder)
+  found = 'does not exist' if not folder.exists() else (
+      f'holds {_some(sorted(p.name for p in folder.iterdir()))}' if folder.is_dir()
+      else 'is a file')
+  raise UserError(
+      f'No model at {folder}, which {found}. Give a T5X checkpoint folder (with a file '
+      '`checkpoint`, or with checkpoint_N folders), a Hugging Face folder (config.json and '
+      "model.safetensors), 'demo', or 'random'.")
+
+
+def demo_folder() -> pathlib.Path:
+  """The bundled backbone."""
+  return pathlib.Path(__file__).resolve().parent.parent / 'demo' / 'backbone'
+
+
+def read_params(
+    model,
+    abstract,
+    *,
+    param_dtype: str | None = 'float32',
+    optional: Sequence[str] = (),
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    step: int | None = None,
+):
+  """Reads the parameters of an expected tree; each is cast and placed before the next is read.
+
+  Args:
+    model: a path as `open_model` takes it, or what it returned.
+    abstract: nested dict of jax.ShapeDtypeStruct, looped or scanned; files are per layer either
+      way.
+    param_dtype: dtype of the backbone's parameters in memory, 'float32' or 'bfloat16'; None keeps
+      each leaf's dtype in `abstract`.
+    optional: regular expressions of paths (as in `abstract`) that the file need not hold, such as
+      a method's leaves; those keep the dtype of `abstract`.
+    shardings: {path as in `abstract`: sharding}; None puts everything on the default device.
+    step: see `open_model`.
+
+  Returns:
+    (the tree without what is new, Report).
+
+  Raises:
+    UserError: a parameter is missing or has another shape; both sides are named.
+  """
+  if not isinstance(model, StoredModel):
+    model = open_model(model, step)
+  if param_dtype not in (None, *PARAM_DTYPES):
+    raise UserError(f'param_dtype is {param_dtype!r}; allowed: {list(PARAM_DTYPES)}.')
+  expected = params_lib.flatten(abstract)
+  layers = {path: _disk_paths(path, leaf) for path, leaf in expected.items()}
+  report = _compare(model, layers, expected, optional)
+  flat = {}
+  for path, leaf in expected.items():
+    if layers[path][0] in report.new:
+      continue
+    free = param_dtype is None or params_lib.matches(optional, path)
+    host = _read(model, layers[path], leaf, np.dtype(leaf.dtype if free else param_dtype))
+    flat[path] = _place(host, shardings[path] if shardings is not None else None)
+  _log.info('%s: %s', model.source, report)
+  return params_lib.unflatten(flat), report
+
+
+def _disk_paths(path, leaf) -> list[str]:
+  """Per-layer paths of a leaf: one, or one a layer where it is stacked."""
+  found = _STACKED.search(path)
+  if found is None:
+    return [path]
+  head, tail = path[:found.start()] + found.group(1), path[found.end():]
+  return [f'{head}layers_{i}/{tail}' for i in range(leaf.shape[0])]
+
+
+def _compare(model, layers, expected, optional) -> Report:
+  """Sets the file against the expected tree; refuses what is missing or misshapen."""
+  kept, new, missing, wrong = [], [], [], []
+  for path, names in layers.items():
+    leaf = expected[path]
+    shape = tuple(leaf.shape[1:] if _STACKED.search(path) else leaf.shape)
+    absent = [name for name in names if name not in model.arrays]
+    if len(absent) == len(names) and params_lib.matches(optional, path):
+      new += names
+      continue
+    missing += absent
+    kept += [name for name in names if name in model.arrays]
+    wrong += [f'{name} is {list(model.arrays[name].shape)} in the file and {list(shape)} in the '
+              'model' for name in names
+              if name in model.arrays and model.arrays[name].shape != shape]
+  if missing:
+    raise UserError(f'{model.source} does not hold {len(missing)} parameters of the model: '
+                    f'{", ".join(_some(missing))}. It holds, for example: '
+                    f'{", ".join(_some(sorted(model.arrays)))}. Choose the model configuration '
+                    'of this checkpoint, or another checkpoint.')
+  if wrong:
+    raise UserError(f'{model.source}: {"; ".join(_some(wrong))}. Choose the model configuration '
+                    'of this checkpoint, or another checkpoint.')
+  known = set(kept) | set(new)
+  unused = [name for name in model.arrays if name not in known]
+  return Report(kept=tuple(kept), new=tuple(new), unused=tuple(unused))
+
+
+def _read(model, names, leaf, dtype) -> np.ndarray:
+  """One parameter on the host; the layers of a stacked one are read into their place."""
+  if len(leaf.shape) == len(model.arrays[names[0]].shape):
+    return model.arrays[names[0]].read(dtype)
+  stacked = np.empty(leaf.shape, dtype)
+  for i, name in enumerate(names):
+    stacked[i] = model.arrays[name].read(dtype)
+  return stacked
+
+
+def _place(host, sharding):
+  if sharding is None:
+    return jnp.asarray(host)
+  return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def _some(items, most=6):
+  """The first few of a list, and how many more there are."""
+  items = list(items)
+  return items[:most] + ([f'and {len(items) - most} more'] if len(items) > most else [])
+
+
+def load_backbone(
+    path,
+    *,
+    config: T5Config | None = None,
+    dtype: str | None = None,
+    param_dtype: str = 'float32',
+    scan_layers: bool | None = None,
+    vocabulary: Vocabulary | str | None = None,
+    step: int | None = None,
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    seed: int = 0,
+) -> Backbone:
+  """Loads a pre-trained model; its shape comes from the files.
+
+  Args:
+    path: a T5X checkpoint (checkpoint_N folder, its parent, or the file `checkpoint`), a Hugging
+      Face folder, 'demo' (the bundled backbone), or 'random' (needs `config`).
+    config: the shape that is expected and the options to run with; refused if the files disagree.
+      None takes the shape from the files and the defaults for the rest.
+    dtype: activations, 'float32' or 'bfloat16'; None keeps the config's.
+    param_dtype: parameters in memory, 'float32' or 'bfloat16'.
+    scan_layers: stack the layers in memory; None keeps the config's.
+    vocabulary: a vocabulary, a SentencePiece file or 'bytes'; None takes the one in the folder.
+    step: which checkpoint_N of a T5X folder; None takes the latest.
+    shardings: see `read_params`.
+    seed: of a random model.
+
+  Returns:
+    The backbone. `base_step` is the step of a T5X checkpoint.
+
+  Raises:
+    UserError: no such model, a damaged file, or a config that does not fit it.
+  """
+  options = {'dtype': dtype, 'scan_layers': scan_layers}
+  options = {name: value for name, value in options.items() if value is not None}
+  if str(path) == RANDOM:
+    if config is None:
+      raise UserError("A 'random' model needs a configuration of its shape: give a models/*.gin, "
+                      'or config=T5Config(...).')
+    config = dataclasses.replace(config, **options)
+    return Backbone(config=config, module=T5(config=config), source=RANDOM,
+                    params=random_params(T5(config=config), seed, param_dtype, shardings),
+                    vocabulary=_open_vocabulary(vocabulary, None, config))
+  model = open_model(path, step)
+  if config is None:
+    _log.info('%s: shape read off the files: %s; not told by them and taken from T5: %s',
+              model.source, model.config, ', '.join(model.assumed) or 'nothing')
+  else:
+    infer.check_config(config, model.config, model.assumed, model.source)
+  config = dataclasses.replace(config or model.config, **options)
+  module = T5(config=config)
+  params, _ = read_params(model, abstract_params(module), param_dtype=param_dtype,
+                          shardings=shardings)
+  return Backbone(config=config, module=module, params=params, base_step=model.step,
+                  vocabulary=_open_vocabulary(vocabulary, model, config), source=model.source)
+
+
+def _init(module, key):
+  tokens = jnp.ones((1, 1), jnp.int32)
+  return module.init(key, tokens, tokens, tokens)['params']
+
+
+def random_params(module, seed: int = 0, param_dtype: str = 'float32', shardings=None):
+  """Freshly initialised parameters, loudly: prompts on them are good for tests alone.
+
+  Args:
+    module: the backbone.
+    seed: equal seeds give equal parameters.
+    param_dtype: 'float32' or 'bfloat16'.
+    shardings: {path: sharding}; None puts everything on the default device.
+  """
+  _log.warning("The backbone is RANDOM (INITIAL_CHECKPOINT_PATH = 'random', seed %d): nothing "
+               'was loaded. This is for tests and benchmarks; results mean nothing.', seed)
+  out = None
+  if shardings is not None:
+    out = params_lib.unflatten(shardings)
+
+  def make():
+    return params_lib.cast(_init(module, jax.random.key(seed)), param_dtype)
+
+  return jax.jit(make, out_shardings=out)()
+
+
+def _open_vocabulary(given, model, config) -> Vocabulary | None:
+  """The vocabulary that was asked for, else the one beside the weights; it must fit the table."""
+  if isinstance(given, Vocabulary):
+    vocabulary = given
+  elif given is not None:
+    vocabulary = load_vocabulary(given)
+  elif model is not None and model.vocabulary is not None:
+    vocabulary = load_vocabulary(model.vocabulary, model.extra_ids)
+  else:
+    return None
+  if vocabulary.vocab_size > config.vocab_size:
+    raise UserError(f'The vocabulary has {vocabulary.vocab_size} ids and the model '
+                    f'{config.vocab_size} embeddings. Give the vocabulary of this model.')
+  return vocabulary

@@ -1,0 +1,150 @@
+"""The safetensors container: eight bytes of length, a JSON header, the arrays one after another.
+
+Read by offset in blocks, because a memory map keeps every touched page resident; bfloat16 comes
+from ml_dtypes, so torch is not needed. Format: github.com/huggingface/safetensors.
+"""
+
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+
+from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, read_rows, rows_per_block
+from prompt_tuning.errors import UserError
+
+_MAX_HEADER = 100_000_000  # the reference implementation's own limit
+_CODES = {
+    'F64': 'float64', 'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16',
+    'I64': 'int64', 'I32': 'int32', 'I16': 'int16', 'I8': 'int8',
+    'U64': 'uint64', 'U32': 'uint32', 'U16': 'uint16', 'U8': 'uint8', 'BOOL': 'bool',
+}
+_NAMES = {DTYPES[name]: code for code, name in _CODES.items()}
+
+
+def read(path) -> tuple[dict[str, StoredArray], dict[str, str]]:
+  """Opens a file.
+
+  Args:
+    path: a .safetensors file.
+
+  Returns:
+    ({name: array, not yet read}, the file's metadata).
+
+  Raises:
+    UserError: not a safetensors file, or its header contradicts the file.
+  """
+  path = pathlib.Path(path)
+  header, start = _header(path)
+  metadata = header.pop('__metadata__', {})
+  if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    raise UserError(f'{path}: the metadata is not a map of strings. The file is damaged.')
+  data_bytes = path.stat().st_size - start
+  arrays = {name: _entry(path, name, entry, start, data_bytes) for name, entry in header.items()}
+  return arrays, metadata
+
+
+def _header(path):
+  """The JSON header and where the data begins."""
+  try:
+    with path.open('rb') as file:
+      size = path.stat().st_size
+      prefix = file.read(8)
+      length = struct.unpack('<Q', prefix)[0] if len(prefix) == 8 else size
+      if length > min(_MAX_HEADER, size - 8):
+        raise ValueError(f'the header claims {length} bytes of a file of {size}')
+      header = json.loads(file.read(length).decode('utf-8'))
+    if not isinstance(header, dict):
+      raise ValueError('the header is not a JSON object')
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f'{path} is not a safetensors file: {error}. '
+                    'Copy or download it again.') from error
+  return header, 8 + length
+
+
+def _entry(path, name, entry, start, data_bytes):
+  """Checks one header entry against the file."""
+  source = f'{path}: {name}'
+  try:
+    code, shape, (begin, end) = entry['dtype'], entry['shape'], entry['data_offsets']
+    if code not in _CODES:
+      raise ValueError(f'dtype {code!r} is unknown; known are {list(_CODES)}')
+    dtype = DTYPES[_CODES[code]]
+    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+      raise ValueError(f'shape {shape} or offsets {[begin, end]} are not whole numbers')
+    if not begin <= end <= data_bytes or end - begin != math.prod(shape) * dtype.itemsize:
+      raise ValueError(f'shape {shape} of {code} does not fit bytes {begin} to {end} of '
+                       f'{data_bytes}')
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f'{source}: bad header entry: {error}. The file is incomplete or damaged: '
+                    'copy or download it again.') from error
+  shape = tuple(shape)
+  return StoredArray(shape=shape, dtype=dtype, source=source,
+                     reader=_reader(path, shape, dtype, start + begin))
+
+
+def _reader(path, shape, stored, offset):
+  def read_array(dtype):
+    flat = shape or (1,)
+    row_bytes = math.prod(flat[1:]) * stored.itemsize
+    with path.open('rb') as file:
+      file.seek(offset)
+
+      def rows(start, stop):
+        block = np.empty((stop - start, *flat[1:]), stored)
+        if file.readinto(block.reshape(-1).view(np.uint8)) != (stop - start) * row_bytes:
+          raise ValueError('the file ends early.')
+        return block
+
+      return read_rows(flat, dtype, rows_per_block(flat, stored.itemsize), rows).reshape(shape)
+  return read_array
+
+
+def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
+  """Writes a file under a temporary name, then renames it: it is there whole or not at all.
+
+  Args:
+    path: the file.
+    arrays: {name: array}; jax arrays are fetched one by one.
+    metadata: strings for the header.
+  """
+  path = pathlib.Path(path)
+  header, offset = {}, 0
+  if metadata:
+    header['__metadata__'] = dict(metadata)
+  for name, array in arrays.items():
+    size = math.prod(array.shape) * array.dtype.itemsize
+    header[name] = {'dtype': _NAMES[np.dtype(array.dtype)], 'shape': list(array.shape),
+                    'data_offsets': [offset, offset + size]}
+    offset += size
+  text = json.dumps(header).encode('utf-8')
+  text += b' ' * (-len(text) % 8)
+
+  def fill(file):
+    file.write(struct.pack('<Q', len(text)) + text)
+    for array in arrays.values():
+      file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+  write_atomically(path, fill)
+
+
+def write_atomically(path: pathlib.Path, fill):
+  """Calls `fill(file)` on a temporary file beside `path` and renames it to `path`."""
+  path = pathlib.Path(path)
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      with temporary.open('wb') as file:
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
+  except OSError as error:
+    raise UserError(f'Cannot write {path}: {error}. Give a folder that can be written and has '
+                    'room.') from error

@@ -1,0 +1,138 @@
+"""An array that lies in a file and is read when it is asked for.
+
+Every reader of a format yields `{path: StoredArray}`, so that a model larger than the host streams
+one parameter at a time, cast on the way: what stays in memory is the result and one block.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+
+from prompt_tuning.errors import UserError
+
+# What one read takes from a file. Memory-mapped pages would count as resident; blocks do not.
+BLOCK_BYTES = 16 * 2**20
+
+# The dtypes a parameter file may hold, by every format's plain name.
+DTYPES = {
+    'float64': np.dtype(np.float64),
+    'float32': np.dtype(np.float32),
+    'float16': np.dtype(np.float16),
+    'bfloat16': np.dtype(ml_dtypes.bfloat16),
+    'int64': np.dtype(np.int64),
+    'int32': np.dtype(np.int32),
+    'int16': np.dtype(np.int16),
+    'int8': np.dtype(np.int8),
+    'uint64': np.dtype(np.uint64),
+    'uint32': np.dtype(np.uint32),
+    'uint16': np.dtype(np.uint16),
+    'uint8': np.dtype(np.uint8),
+    'bool': np.dtype(np.bool_),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredArray:
+  """A parameter in a file.
+
+  Attributes:
+    shape: the array's shape.
+    dtype: the dtype in the file.
+    source: where it lies, for messages and reports: file and name in it.
+    reader: reads it as the dtype it is given; use `read`, which checks the outcome.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  source: str
+  reader: Callable[[np.dtype], np.ndarray] = dataclasses.field(repr=False)
+
+  def read(self, dtype=None) -> np.ndarray:
+    """The array, as `dtype` (None: as stored).
+
+    Raises:
+      UserError: the file is broken; the message names file and parameter.
+    """
+    dtype = self.dtype if dtype is None else np.dtype(dtype)
+    try:
+      array = self.reader(dtype)
+    except (ValueError, OSError, MemoryError, OverflowError) as error:
+      raise UserError(
+          f'Cannot read {self.source} (shape {list(self.shape)}, {self.dtype}): {error} '
+          'The file is incomplete or damaged: copy or download it again.') from error
+    if array.shape != self.shape or array.dtype != dtype:
+      raise UserError(f'{self.source} holds {array.dtype}{list(array.shape)} where its header '
+                      f'says {self.dtype}{list(self.shape)}. The file is damaged.')
+    return array
+
+  def transposed(self) -> 'StoredArray':
+    """The same parameter with its axes reversed."""
+    return dataclasses.replace(
+        self, shape=self.shape[::-1], reader=lambda dtype: self.read(dtype).T)
+
+  def scaled(self, factor: float) -> 'StoredArray':
+    """The same parameter times a number, multiplied in float32."""
+    def reader(dtype):
+      return (self.read(np.float32) * np.float32(factor)).astype(dtype)
+    return dataclasses.replace(self, reader=reader)
+
+
+def from_memory(array: np.ndarray, source: str) -> StoredArray:
+  """A parameter that its index file holds inline."""
+  return StoredArray(shape=array.shape, dtype=array.dtype, source=source,
+                     reader=lambda dtype: array.astype(dtype, copy=False))
+
+
+def read_rows(
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    step: int,
+    rows: Callable[[int, int], np.ndarray],
+) -> np.ndarray:
+  """Fills an array of `dtype` block by block along axis 0.
+
+  Args:
+    shape: of the whole array, at least one axis.
+    dtype: of the result; each block is cast to it before the next is read.
+    step: rows a block.
+    rows: (start, stop) -> the rows as stored.
+  """
+  out = np.empty(shape, dtype)
+  for start in range(0, shape[0], step):
+    stop = min(start + step, shape[0])
+    out[start:stop] = rows(start, stop).astype(dtype, copy=False)
+  return out
+
+
+def rows_per_block(shape: tuple[int, ...], itemsize: int, multiple: int = 1) -> int:
+  """How many rows fit a block: a multiple of `multiple`, at least one."""
+  row_bytes = max(1, math.prod(shape[1:]) * itemsize)
+  return max(1, BLOCK_BYTES // row_bytes // multiple) * multiple
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StoredModel:
+  """A backbone in a folder, none of its arrays read yet.
+
+  Attributes:
+    source: the folder, for messages.
+    arrays: {per-layer T5X path: array}; what has no T5X path stands under its own name.
+    config: T5Config as the files tell it.
+    assumed: the config's fields that the files do not tell and that took T5's defaults.
+    step: training step of the weights, None where the format keeps none.
+    optimizer_state: {path: array} of the optimizer's state for each parameter.
+    vocabulary: SentencePiece file beside the weights, 'bytes', or None.
+    extra_ids: sentinels of that vocabulary, None for its default.
+  """
+
+  source: str
+  arrays: dict[str, StoredArray]
+  config: object
+  assumed: tuple[str, ...] = ()
+  step: int | None = None
+  optimizer_state: dict[str, StoredArray] = dataclasses.field(default_factory=dict)
+  vocabulary: str | None = None
+  extra_ids: int | None = None

@@ -1,7 +1,6 @@
 """From the configuration of the data to caches of tokenised examples."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -21,6 +20,8 @@ class DataConfig:
     use_cached_tasks: False tokenises again where a cache is there.
     cache_dir: folder of all caches; None: the run's own.
     seed: of the order of the training examples.
+    max_buckets: most padded lengths, each of which is compiled once.
+    remainder: of an epoch's rows that fill no batch: 'pad' or 'drop'.
   """
 
   task: Task | None = None
@@ -28,6 +29,8 @@ class DataConfig:
   use_cached_tasks: bool = True
   cache_dir: str | None = None
   seed: int = 0
+  max_buckets: int = 6
+  remainder: str = 'pad'
 
   def __post_init__(self):
     if self.task is None:
@@ -65,7 +68,6 @@ def user_cache() -> pathlib.Path:
   return pathlib.Path(root) / 'prompt_tuning'
 
 
-@functools.cache
 def metric_names(task: Task) -> tuple[str, ...]:
   """Names of the task's metrics, in order, found by measuring one example against itself."""
   if not task.metric_fns:

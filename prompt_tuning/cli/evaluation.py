@@ -39,7 +39,9 @@ class Evaluation:
     self._decode = with_length(decode, data)
     self._output = output
     cache = data_lib.cache(data, split or data.task.eval_split, model.vocabulary, folder)
-    self._batches = loader_lib.for_evaluation(cache, batch_size, max_batches=max_batches)
+    self._batches = loader_lib.for_evaluation(
+        cache, batch_size, max_batches=max_batches,
+        buckets=loader_lib.buckets_of(cache, data.max_buckets))
     self._place = functools.partial(partitioning.shard_batch, mesh=model.mesh)
     self._loss_step = step.make_eval_step(model.peft, loss=loss)
     self.metric_names = data_lib.metric_names(data.task) or LOSS_METRICS

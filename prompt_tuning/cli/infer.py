@@ -99,12 +99,12 @@ def _inputs_of(task, row: dict) -> str:
   """The input of a JSON object: given whole, or made by the task from its fields."""
   if isinstance(row.get('inputs'), str):
     return row['inputs']
-  preprocess = task.preprocess
+  preprocess, unlabelled = task.preprocess, {'label': NO_LABEL}
   if isinstance(preprocess, Template):
-    preprocess = dataclasses.replace(preprocess, required_target=False)
+    preprocess, unlabelled = dataclasses.replace(preprocess, required_target=False), {}
     row = {name: row[name] for name in row if name != preprocess.target_field}
   try:
-    return preprocess({'label': NO_LABEL, **row})[0]['inputs']
+    return preprocess({**unlabelled, **row})[0]['inputs']
   except (KeyError, IndexError, TypeError) as error:
     raise UserError(f'task {task.name} cannot make an input of the fields {", ".join(row)}: '
                     f'{type(error).__name__} {error}. Give its fields, or "inputs".') from None

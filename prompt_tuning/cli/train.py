@@ -79,7 +79,9 @@ def run(config: TrainConfig) -> loop.Result:
   folder = _open_folder(config.model_dir)
   model = model_lib.load(config.model, config.data.task.labels)
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
-  loader = loader_lib.for_training(cache, config.batch_size, seed=config.data.seed)
+  loader = loader_lib.for_training(
+      cache, config.batch_size, seed=config.data.seed, remainder=config.data.remainder,
+      buckets=loader_lib.buckets_of(cache, config.data.max_buckets))
   evaluate = evaluation.Evaluation(
       model, config.data, config.decode, config.eval_batch_size, config.eval_steps, folder=folder,
       output=folder / 'predictions', loss=config.loss)
@@ -146,13 +148,13 @@ def _log_plan(config, model, loader, trainable, frozen, first_step, last_step):
   total = count + params_lib.count(frozen)
   log.info('Trainable: %s of %s parameters (%.4f %%).', f'{count:,}', f'{total:,}',
            100 * count / total)
-  log.info('Steps %d to %d (%s), %d batches of %d an epoch, shapes %s.', first_step, last_step,
-           'INITIAL_STEP' if config.initial_step is not None else 'the step of the base',
+  log.info('Steps %d to %d, %d batches of %d an epoch, shapes %s.', first_step, last_step,
            loader.plan.epoch_length, config.batch_size,
            ', '.join(f'{t}x{l}' for t, l in loader.shapes))
   if first_step:
-    log.info("Schedule and Adafactor's decay count from step %d; ADAFACTOR_STEP_OFFSET restarts "
-             'the decay.', first_step)
+    log.info("Schedule and Adafactor's decay count from step %d (%s); ADAFACTOR_STEP_OFFSET "
+             'restarts the decay.', first_step,
+             'INITIAL_STEP' if config.initial_step is not None else 'that of the base')
 
 
 def _restore(checkpoints, state, rng, loader, model):

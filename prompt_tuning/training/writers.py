@@ -24,10 +24,10 @@ class Writer(abc.ABC):
   def write(self, step, values):
     """Takes {name: float} of a step."""
 
-  def tick(self, step):
+  def tick(self, step):  # noqa: B027 (most writers do not care)
     """Hears that a step was dispatched."""
 
-  def close(self):
+  def close(self):  # noqa: B027
     """Flushes; nothing is written afterwards."""
 
   def __enter__(self):

@@ -19,7 +19,7 @@ import numpy as np
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import version
-from prompt_tuning.checkpoints import names, safetensors_file
+from prompt_tuning.checkpoints import names, safetensors_file, t5x
 from prompt_tuning.errors import UserError
 
 _WORDS = {'method', 'base_fingerprint', 'vocabulary_hash', 'task', 'library_version'}
@@ -81,12 +81,13 @@ class Prompt:
     Raises:
       UserError: naming both sides.
     """
-    if emb_dim is not None and self.array.shape[1] != emb_dim:
-      raise UserError(f'{self.source} is a prompt of width {self.array.shape[1]} and the model '
-                      f'has emb_dim {emb_dim}. Give a prompt made for this model.')
-    if length is not None and self.length != length:
-      raise UserError(f'{self.source} is a prompt of length {self.length} and PROMPT_LENGTH is '
-                      f'{length}. Set PROMPT_LENGTH = {self.length}.')
+    prompt = self.leaves.get(names.PROMPT)  # other methods' leaves are compared by `fill`
+    if prompt is not None and emb_dim not in (None, prompt.shape[1]):
+      raise UserError(f'{self.source} is a prompt of width {prompt.shape[1]} and the model has '
+                      f'emb_dim {emb_dim}. Give a prompt made for this model.')
+    if prompt is not None and length not in (None, prompt.shape[0]):
+      raise UserError(f'{self.source} is a prompt of length {prompt.shape[0]} and PROMPT_LENGTH is '
+                      f'{length}. Set PROMPT_LENGTH = {prompt.shape[0]}.')
     theirs = self.metadata.get('base_fingerprint')
     if base_fingerprint and theirs and theirs != base_fingerprint and not allow_mismatch:
       raise UserError(f'{self.source} was made for the base {theirs[:16]}... and this one is '
@@ -139,7 +140,7 @@ def load_prompt(path) -> Prompt:
 
   Args:
     path: .safetensors, .npy, or a suffix-less file of numpy_checkpoints; also a folder that holds
-      just one of them, such as numpy_checkpoints/checkpoint_N.
+      just one of them, such as numpy_checkpoints/checkpoint_N, or a T5X checkpoint with a prompt.
 
   Returns:
     The prompt, with its dtype as stored.
@@ -147,18 +148,21 @@ def load_prompt(path) -> Prompt:
   Raises:
     UserError: no such file, another format (a pickle is never opened), or a damaged file.
   """
-  path = _only_file(pathlib.Path(path))
+  path = pathlib.Path(path)
+  if t5x.is_checkpoint(path):
+    return _from_t5x(path)
+  path = _only_file(path)
   try:
     with path.open('rb') as file:
       start = file.read(16)
   except OSError as error:
     raise UserError(f'Cannot read the prompt file {path}: {error}') from error
   if start.startswith(_MAGIC):
-    return Prompt({names.PROMPT: _load_npy(path)}, {}, str(path))
+    return _checked(Prompt({names.PROMPT: _load_npy(path)}, {}, str(path)))
   if start[8:9] == b'{':
     stored, metadata = safetensors_file.read(path)
     leaves = {name: array.read() for name, array in stored.items()}
-    return Prompt(leaves, _decode(metadata), str(path))
+    return _checked(Prompt(leaves, _decode(metadata), str(path)))
   raise UserError(f'{path} is neither .npy nor .safetensors. A pickle (.pt, .bin, .pkl) can run '
                   'code when it is opened and is never read: save the array with numpy.save.')
 
@@ -184,11 +188,26 @@ def _load_npy(path) -> np.ndarray:
     raise UserError(f'Cannot read the prompt file {path}: {error}') from error
   if array.dtype == np.dtype('V2'):
     array = array.view(ml_dtypes.bfloat16)
-  if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating) and (
-      array.dtype != ml_dtypes.bfloat16):
-    raise UserError(f'{path} holds {array.dtype}{list(array.shape)}; a prompt is a [P, H] array '
-                    'of floating-point numbers.')
   return array
+
+
+def _checked(prompt) -> Prompt:
+  """Refuses what cannot be trained leaves, and a soft prompt that is no [P, H] array."""
+  for path, leaf in prompt.leaves.items():
+    floating = leaf.dtype == ml_dtypes.bfloat16 or np.issubdtype(leaf.dtype, np.floating)
+    if not floating or (path == names.PROMPT and leaf.ndim != 2):
+      raise UserError(f'{prompt.source} holds {leaf.dtype}{list(leaf.shape)} as {path}; expected '
+                      'are floating-point numbers, and a soft prompt is a [P, H] array of them.')
+  return prompt
+
+
+def _from_t5x(path) -> Prompt:
+  """The prompt inside a T5X checkpoint of google-research/prompt-tuning."""
+  model = t5x.open_checkpoint(path)
+  if names.PROMPT not in model.arrays:
+    raise UserError(f'{model.source} holds a model without a prompt ({names.PROMPT}). Give a '
+                    'prompt file.')
+  return _checked(Prompt({names.PROMPT: model.arrays[names.PROMPT].read()}, {}, model.source))
 
 
 def save_prompt(path, array, metadata: Mapping | None = None):

@@ -152,7 +152,7 @@ def read_params(
     free = param_dtype is None or params_lib.matches(optional, path)
     host = _read(model, layers[path], leaf, np.dtype(leaf.dtype if free else param_dtype))
     flat[path] = _place(host, shardings[path] if shardings is not None else None)
-  _log.info('%s: %s', model.source, report)
+  _log.log(logging.WARNING if report.unused else logging.INFO, '%s: %s', model.source, report)
   return params_lib.unflatten(flat), report
 
 

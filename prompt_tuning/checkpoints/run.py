@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import math
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -68,6 +69,7 @@ class RunCheckpoints:
     self.directory = pathlib.Path(directory).absolute()
     self._keep_last, self._keep_best, self._keep_every = keep_last, keep_best, keep_every
     self._sign = 1 if maximize else -1
+    self._writable = create
     try:
       self._manager = _open_manager(self.directory, self._preserve, create)
     except OSError as error:
@@ -137,7 +139,8 @@ class RunCheckpoints:
     Args:
       like: tree of arrays (or jax.ShapeDtypeStruct, or typed keys) as it was given to `save`; each
         value is placed as its counterpart here.
-      step: which; None takes the latest, and where that one is damaged the one before, loudly.
+      step: which; None takes the latest, and where that one is damaged the one before: loudly,
+        and the damaged one is renamed so that the run can write its step anew.
       partial: `like` may leave out some of what was saved, such as the optimizer's state.
 
     Raises:
@@ -156,14 +159,16 @@ class RunCheckpoints:
         if step is not None or candidate == steps[0]:
           raise UserError(f'{self.directory / str(candidate)} cannot be read: {error}. Delete it '
                           'to go on without it.') from error
-        _log.warning('%s cannot be read and is left aside; trying the one before: %s',
-                     self.directory / str(candidate), error)
+        self._set_aside(candidate, error)
     raise UserError(f'{self.directory} holds no checkpoint.')
 
   def info(self, step: int | None = None) -> dict:
     """The JSON values of a step (None: the latest); empty where there is none."""
     step = self.latest_step() if step is None else step
-    return {} if step is None else self._run(step)['info']
+    try:
+      return {} if step is None else self._run(step)['info']
+    except Exception as error:  # as in `restore`
+      raise UserError(f'{self.directory / str(step)} cannot be read: {error}.') from error
 
   def delete_after(self, step: int):
     """Removes newer steps, so that a run that goes on from `step` can write them anew."""
@@ -189,6 +194,16 @@ class RunCheckpoints:
       self.wait()
     finally:
       self._manager.close()
+
+  def _set_aside(self, step, error):
+    """Takes a damaged step out of the way: as the newest it would push out the whole ones."""
+    folder = self.directory / str(step)
+    _log.warning('%s cannot be read; going back to the one before: %s', folder, error)
+    if self._writable:
+      if jax.process_index() == 0:
+        folder.rename(folder.with_name(f'damaged_{step}_{time.time_ns()}'))
+      self._manager.reload()
+      self._scores.pop(step, None)
 
   def _failed(self, error) -> UserError:
     return UserError(f'Saving to {self.directory} failed: {error}. The checkpoints before it are '

@@ -73,6 +73,9 @@ def test_suffixless_file_of_a_reference_run(golden_dir, layout):
     expected = arrays['target/' + PROMPT]
   assert same(load_prompt(folder / 'encoder.prompt.prompt.prompt').array, expected)
   assert same(load_prompt(folder).array, expected)
+  whole = golden_dir / 't5x_small' / layout
+  assert same(load_prompt(whole).array, expected)
+  assert load_prompt(whole).source.endswith('checkpoint_7')
 
 
 @pytest.mark.parametrize('task', ['sst2', 'mrpc', 'rte'])
@@ -179,6 +182,24 @@ def test_refused(tmp_path, write):
   with pytest.raises(UserError, match=r'p\.npy'):
     load_prompt(tmp_path / 'p.npy')
   assert not pathlib.Path('/tmp/prompt_tuning_was_unpickled').exists()
+
+
+@pytest.mark.parametrize('leaves', [
+    {PROMPT: ARRAY[0]}, {PROMPT: ARRAY.astype(np.int32)}, {'x/lora/a': ARRAY.astype(np.int8)}])
+def test_safetensors_that_holds_no_trained_leaves(tmp_path, leaves):
+  safetensors_file.write(tmp_path / 'p.safetensors', leaves)
+  with pytest.raises(UserError, match='expected are floating-point numbers'):
+    load_prompt(tmp_path / 'p.safetensors')
+
+
+def test_prompt_beside_other_leaves(tmp_path):
+  tree = params_lib.merge(TREE, params_lib.unflatten({PROMPT: ARRAY}))
+  save_prompt(tmp_path / 'p.safetensors', tree, {'method': 'soft_prompt,lora'})
+  prompt = load_prompt(tmp_path / 'p.safetensors')
+  prompt.check(emb_dim=8, length=5)
+  with pytest.raises(UserError, match='width 8'):
+    prompt.check(emb_dim=9)
+  assert len(params_lib.flatten(prompt.fill(tree))) == 25
 
 
 def test_folder_with_several(tmp_path):

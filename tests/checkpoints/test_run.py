@@ -191,11 +191,34 @@ def test_damaged_newest_falls_back(tmp_path, caplog):
     assert restored.step == 1 and restored.info == {'data_index': 1}
     assert equal(restored.arrays, state(1)) >= 8
     assert 'run/2 cannot be read' in caplog.text
-    with pytest.raises(UserError, match='run/2 cannot be read'):
-      second.restore(state(0), 2)
-    second.delete_after(1)
-    assert second.all_steps() == [1] and second.save(2, state(5))
+    assert second.all_steps() == [1] and second.best_step() == 1
+    # The damaged folder is aside: its step can be written anew and it pushes nothing out.
+    assert second.save(2, state(5))
     assert equal(second.restore(state(0)).arrays, state(5)) >= 8
+  assert len(list((tmp_path / 'run').glob('damaged_2_*'))) == 1
+
+
+def test_a_reader_leaves_a_damaged_step_alone(tmp_path):
+  with RunCheckpoints(tmp_path / 'run', keep_last=2) as first:
+    first.save(1, state(1))
+    first.save(2, state(2))
+  damage(tmp_path / 'run' / '2')
+  with RunCheckpoints(tmp_path / 'run', create=False) as reader:
+    assert reader.restore(state(0)).step == 1
+    with pytest.raises(UserError, match='run/2 cannot be read'):
+      reader.restore(state(0), 2)
+    with pytest.raises(UserError, match='run/2 cannot be read'):
+      reader.info()
+  assert (tmp_path / 'run' / '2').is_dir()
+
+
+def test_going_back_on_purpose(checkpoints):
+  for step in (1, 2):
+    checkpoints.save(step, {'x': jnp.asarray(step)}, score=float(step))
+  checkpoints.delete_after(1)
+  assert checkpoints.all_steps() == [1] and checkpoints.best_step() == 1
+  assert checkpoints.save(2, {'x': jnp.asarray(5)})
+  assert checkpoints.restore({'x': jnp.asarray(0)}).arrays['x'] == 5
 
 
 def test_unfinished_saves_are_ignored_and_cleared(tmp_path):

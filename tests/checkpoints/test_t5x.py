@@ -7,6 +7,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 import pytest
+import tensorstore
 from flax import serialization
 
 from prompt_tuning.checkpoints import stored, t5x
@@ -110,6 +111,22 @@ def test_arrays_inside_the_index(copy, expected):
   for path in ('decoder/decoder_norm/scale', 'token_embedder/embedding'):
     assert arrays[path].read().tobytes() == expected['target/' + path].tobytes()
   assert arrays['encoder/encoder_norm/scale'].dtype == ml_dtypes.bfloat16
+
+
+@pytest.mark.parametrize('driver', ['file', 'gfile', 'gcs'])
+@pytest.mark.parametrize('compressor', [None, {'id': 'zstd'}, {'id': 'gzip', 'level': 1}])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_other_ways_to_store_an_array(copy, driver, compressor, dtype):
+  values = np.random.default_rng(0).normal(size=(300, 32)).astype(np.dtype(dtype))
+  metadata = {'shape': [300, 32], 'chunks': [70, 20], 'compressor': compressor}
+  spec = {'driver': 'zarr', 'dtype': dtype, 'metadata': metadata}
+  kvstore = {'driver': 'file', 'path': str(copy / 'target.other') + '/'}
+  tensorstore.open({**spec, 'kvstore': kvstore}, create=True).result().write(values).result()
+  stored_as = {'driver': driver, 'path': 'target.other',
+               **({'bucket': 'somewhere'} if driver == 'gcs' else {})}
+  rewrite(copy, lambda index: entry(index).update({**spec, 'kvstore': stored_as}))
+  array = t5x.open_checkpoint(copy).arrays['token_embedder/embedding']
+  assert array.read().tobytes() == values.tobytes() and array.dtype == values.dtype
 
 
 def entry(index):

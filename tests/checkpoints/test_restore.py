@@ -185,7 +185,11 @@ def test_random_is_loud_and_repeatable(caplog):
   b = restore.load_backbone('random', config=config, seed=1, param_dtype='bfloat16')
   assert a.fingerprint == b.fingerprint
   assert {leaf.dtype for leaf in jax.tree.leaves(a.params)} == {jnp.dtype('bfloat16')}
-  assert a.fingerprint != restore.load_backbone('random', config=config, seed=2).fingerprint
+  mesh = Mesh(np.array(jax.devices()), ('data',))
+  shardings = dict.fromkeys(params_lib.flatten(a.params), NamedSharding(mesh, PartitionSpec()))
+  other = restore.load_backbone('random', config=config, seed=2, shardings=shardings)
+  assert a.fingerprint != other.fingerprint
+  assert {leaf.sharding for leaf in jax.tree.leaves(other.params)} == set(shardings.values())
 
 
 def test_random_needs_a_configuration():

@@ -1,5 +1,6 @@
 """Generates over a task's examples, measures what comes out and keeps the predictions."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -155,7 +156,8 @@ def write_predictions(path: str | os.PathLike, predictions: Iterable[Mapping[str
     raise UserError(f'Predictions cannot be written to {path}: {error.strerror}. Choose another '
                     'place.') from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # renamed, or never made
+      temporary.unlink()
 
 
 def _texts(record: Mapping[str, Any]) -> dict[str, Any]:

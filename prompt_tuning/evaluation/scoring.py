@@ -3,6 +3,7 @@
 Unlike generation it always answers with a label, and it shows how sure the model is of each.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -112,8 +113,8 @@ def rank_classification(
     place_batch: puts a batch's arrays on devices.
 
   Returns:
-    EvalResult; metrics are `rank_accuracy` (percent of examples whose target text ranks first) and
-    the task's own under `rank_{name}`; each prediction has `scores`, {label: log-probability}.
+    EvalResult; metrics are `accuracy` (percent of examples whose target text ranks first) and the
+    task's own; each prediction has `scores`, {label: log-probability}.
 
   Raises:
     UserError: no labels, no example, or an output that cannot be written.
@@ -134,9 +135,8 @@ def rank_classification(
     records.append(record)
   result = evaluator.finish(task, records, predictions, output_file)
   right = sum(p['prediction'] == p['targets'] for p in predictions)
-  metrics = {f'rank_{name}': value for name, value in result.metrics.items()}
-  metrics['rank_accuracy'] = 100.0 * right / len(predictions)
-  return evaluator.EvalResult(metrics=metrics, predictions=predictions)
+  accuracy = {'accuracy': 100.0 * right / len(predictions)}
+  return dataclasses.replace(result, metrics=accuracy | result.metrics)
 
 
 def ranked(labels: Sequence[str], scores) -> dict:

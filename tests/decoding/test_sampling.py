@@ -167,7 +167,7 @@ def test_key_is_used_as_t5x_uses_it():
         [chain.logits(row, prefix) for row, prefix in enumerate(prefixes)]).astype(np.float32))
     tokens = np.asarray(jax.random.categorical(now, logits))
     np.testing.assert_array_equal(sequences[:, 0, step], tokens)
-    prefixes = [prefix + (int(token),) for prefix, token in zip(prefixes, tokens)]
+    prefixes = [prefix + (int(token),) for prefix, token in zip(prefixes, tokens, strict=True)]
 
 
 def test_masks_keep_ties_and_whole_vocabulary():

@@ -82,7 +82,7 @@ setuptools.setup(
               *gin_packages()],
     package_dir=gin_packages(),
     package_data={
-        'prompt_tuning.demo': ['backbone/*'],
+        'prompt_tuning.demo': ['backbone/*', 'tasks/*/*.jsonl'],
         **{name: ['*.gin'] for name in gin_packages()},
     },
     install_requires=list(DEPENDENCIES),

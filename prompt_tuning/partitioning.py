@@ -38,6 +38,7 @@ LOGICAL_AXIS_RULES = (
     ('embed', None),
     ('relpos_buckets', None),
     ('layers', None),
+    ('kv', None),
     ('prompt', None),
     ('rank', None),
 )

@@ -5,10 +5,9 @@ import subprocess
 import sys
 import zipfile
 
-import conftest
 import pytest
 
-ROOT = conftest.ROOT
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope='module')

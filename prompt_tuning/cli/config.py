@@ -2,17 +2,19 @@
 
 import ast
 import contextlib
+import dataclasses
 import difflib
 import os
 import pathlib
 import re
 import tokenize
+import types
+import typing
 from collections.abc import Iterator, Sequence
 
 import gin
 from gin import config as gin_config
 from gin import config_parser
-
 from prompt_tuning.errors import UserError
 
 _MACRO = 'gin.macro'
@@ -78,7 +80,42 @@ def build(configurable, file: str = ''):
     raise UserError(f'Nothing is configured: add --gin_file={file} after the gin files of a model, '
                     'a method and a task. See --help for a whole command.')
   with _user_errors():
-    return gin.get_configurable(configurable)()
+    built = gin.get_configurable(configurable)()
+    check_types(built)
+  return built
+
+
+def check_types(instance) -> None:
+  """Refuses text where a number is needed, and the like, in a dataclass and those inside it.
+
+  gin binds whatever it is given; without this, BATCH_SIZE=many would fail somewhere deep down.
+
+  Raises:
+    UserError: naming the field.
+  """
+  hints = typing.get_type_hints(type(instance))
+  for field in dataclasses.fields(instance):
+    value, allowed = getattr(instance, field.name), hints[field.name]
+    if dataclasses.is_dataclass(value):
+      check_types(value)
+    elif not _is_a(value, allowed):
+      kinds = ' or '.join(kind.__name__ for kind in _plain_kinds(allowed))
+      raise UserError(f'{field.name} of {type(instance).__name__} is {value!r}; allowed: {kinds}.')
+
+
+def _plain_kinds(allowed) -> tuple[type, ...]:
+  """The types of a hint, none where one of them is more than a plain value."""
+  union = typing.get_origin(allowed) in (types.UnionType, typing.Union)
+  kinds = typing.get_args(allowed) if union else (allowed,)
+  plain = (int, float, str, bool, type(None))
+  return tuple(kinds) if all(kind in plain for kind in kinds) else ()
+
+
+def _is_a(value, allowed) -> bool:
+  kinds = _plain_kinds(allowed)
+  if isinstance(value, bool):
+    return not kinds or bool in kinds
+  return not kinds or isinstance(value, kinds) or (float in kinds and isinstance(value, int))
 
 
 def text() -> str:
@@ -131,8 +168,12 @@ def _override(name: str, value: str) -> None:
   """Binds one `--gin.NAME=VALUE`, where NAME is a macro or `module.Class.parameter`."""
   if '.' not in name and name not in _known_macros():
     raise UserError(_unknown_name(name))
+  before = macro(name)
   with _user_errors(f'--gin.{name}={value}'):
     _bind(name, value if is_literal(value) else repr(value))
+  if isinstance(before, bool | int | float) and isinstance(macro(name), str):
+    raise UserError(f'--gin.{name}={value}: text is given and {type(before).__name__} is needed, '
+                    f'as in {before!r}.')
 
 
 def _bind(name: str, value: str) -> None:

@@ -32,22 +32,31 @@ class ExportConfig:
 def main(flags):
   """Runs the verb."""
   process.start()
-  if flags.to not in (*PROMPT_FORMATS, *MODEL_FORMATS):
-    raise UserError(f'--to={flags.to}: allowed are {", ".join((*PROMPT_FORMATS, *MODEL_FORMATS))}.')
+  output = pathlib.Path(flags.output)
+  _check_output(flags.to, output)
   past_run.parse(flags)
   config = config_lib.build(ExportConfig, flags.run_file)
   if flags.dry_run:
-    print(f'Would write {flags.output} ({flags.to}) from {config.model_dir}.')
+    print(f'Would write {output} ({flags.to}) from {config.model_dir}.')
   elif flags.to in PROMPT_FORMATS:
-    export_prompt(config, flags.to, pathlib.Path(flags.output))
+    export_prompt(config, flags.to, output)
   else:
-    export_model(config, pathlib.Path(flags.output))
+    export_model(config, output)
+
+
+def _check_output(file_format: str, output: pathlib.Path):
+  formats = (*PROMPT_FORMATS, *MODEL_FORMATS)
+  if file_format not in formats:
+    raise UserError(f'--to={file_format}: allowed are {", ".join(formats)}.')
+  if file_format in PROMPT_FORMATS and output.suffix != f'.{file_format}':
+    raise UserError(f'--output={output} does not end in .{file_format}, which --to asks for.')
+  if file_format in MODEL_FORMATS and output.exists() and (
+      not output.is_dir() or any(output.iterdir())):
+    raise UserError(f'--output={output} exists and is not empty: give a new folder.')
 
 
 def export_prompt(config: ExportConfig, file_format: str, output: pathlib.Path):
   """Writes the trained leaves of the best evaluation; the base is not needed for it."""
-  if output.suffix != f'.{file_format}':
-    raise UserError(f'--output={output} does not end in .{file_format}, which --to asks for.')
   source = pathlib.Path(config.model_dir) / past_run.PROMPT
   if not source.is_file():
     raise UserError(f'{config.model_dir} holds no {past_run.PROMPT}: the run has saved none yet, '
@@ -60,8 +69,6 @@ def export_prompt(config: ExportConfig, file_format: str, output: pathlib.Path):
 
 def export_model(config: ExportConfig, output: pathlib.Path):
   """Writes the backbone with all methods merged into it as a Hugging Face folder."""
-  if output.exists() and (not output.is_dir() or any(output.iterdir())):
-    raise UserError(f'--output={output} exists and is not empty: give a new folder.')
   model = model_lib.load(config.model, config.data.task.labels)
   params = past_run.trained_params(model, config.model_dir)
   try:

@@ -48,6 +48,11 @@ class ModelConfig:
   model_parallel_submesh: tuple[int, ...] | None = None
   seed: int = 0
 
+  def __post_init__(self):
+    if self.param_dtype not in restore.PARAM_DTYPES:
+      raise UserError(f'PARAM_DTYPE is {self.param_dtype!r}; allowed: '
+                      f'{list(restore.PARAM_DTYPES)}.')
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:

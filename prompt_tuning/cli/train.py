@@ -61,6 +61,8 @@ class TrainConfig:
     if not self.model.methods:
       raise UserError('No method is configured, so nothing would be trained: add '
                       '--gin_file=peft/prompt.gin, or another of peft/.')
+    if isinstance(self.train_steps_relative, int) and self.train_steps_relative < 1:
+      raise UserError(f'TRAIN_STEPS_RELATIVE is {self.train_steps_relative}; give 1 or more.')
 
 
 def main(flags):

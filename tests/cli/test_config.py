@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from prompt_tuning.cli import config
 from prompt_tuning.errors import UserError
 

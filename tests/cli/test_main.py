@@ -1,6 +1,7 @@
 """Flags, help and exit codes; what a mistake in the input of a run says is in tests/e2e."""
 
 import pytest
+
 from prompt_tuning.cli import main
 from prompt_tuning.version import __version__
 

@@ -1,0 +1,199 @@
+"""train -> resume -> eval -> infer -> export, through the command line."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from prompt_tuning.checkpoints import prompt_file, restore
+from prompt_tuning.cli import config, main
+
+# What tells how fast a run was, or when; everything else has to be equal.
+CLOCKS = ('time', 'train/examples_per_second', 'train/tokens_per_second', 'train/steps_per_second')
+
+
+def records(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def whole(train_argv, tmp_path_factory):
+  """A run of 8 steps."""
+  model_dir = tmp_path_factory.mktemp('whole') / 'run'
+  assert main.main(train_argv(model_dir)) == 0
+  return model_dir
+
+
+@pytest.fixture(scope='module')
+def resumed(train_argv, tmp_path_factory):
+  """The same, stopped after 4 steps and started again."""
+  model_dir = tmp_path_factory.mktemp('resumed') / 'run'
+  assert main.main(train_argv(model_dir, TRAIN_STEPS_RELATIVE=4)) == 0
+  assert main.main(train_argv(model_dir)) == 0
+  return model_dir
+
+
+def test_artefacts(whole):
+  assert {path.name for path in whole.iterdir() if not path.name.startswith('events')} == {
+      'cache', 'checkpoints', 'config.gin', 'metrics.jsonl', 'operative_config.gin', 'predictions',
+      'prompt.safetensors'}
+  assert len(list(whole.glob('events.out.tfevents.*'))) == 1
+  assert [row['step'] for row in records(whole / 'metrics.jsonl')] == [2, 4, 4, 6, 8, 8]
+  assert {'train/loss', 'train/z_loss', 'train/accuracy', 'train/grad_norm', 'train/padding_share',
+          'train/prompt/norm', 'train/prompt/distance'} <= set(records(whole / 'metrics.jsonl')[0])
+  predictions = records(whole / 'predictions' / 'step_8.jsonl')
+  assert len(predictions) == 8
+  assert {'id', 'inputs', 'targets', 'prediction'} <= set(predictions[0])
+  assert predictions[0]['inputs'].startswith('say: ')
+
+
+def test_prompt_file(whole):
+  prompt = prompt_file.load_prompt(whole / 'prompt.safetensors')
+  assert prompt.array.shape == (3, 32)
+  assert prompt.metadata['method'] == 'SoftPrompt'
+  assert prompt.metadata['task'] == 'local_text'
+  assert len(prompt.metadata['base_fingerprint']) == 64
+
+
+def test_same_command_again_changes_nothing(whole, train_argv):
+  before = (whole / 'metrics.jsonl').read_text()
+  assert main.main(train_argv(whole)) == 0
+  assert (whole / 'metrics.jsonl').read_text() == before
+
+
+def test_resumed_run_equals_whole_run(whole, resumed):
+  rows = [[{name: value for name, value in row.items() if name not in CLOCKS}
+           for row in records(run / 'metrics.jsonl')] for run in (whole, resumed)]
+  assert len(rows[0]) == 6
+  assert rows[0] == rows[1]
+  arrays = [prompt_file.load_prompt(run / 'prompt.safetensors').array for run in (whole, resumed)]
+  np.testing.assert_array_equal(*arrays)
+  assert arrays[0].any()
+
+
+def test_eval_takes_all_from_the_run(whole, capsys):
+  assert main.main(['eval', f'--gin.MODEL_DIR={whole}', '--gin.RANK_LABELS=True']) == 0
+  values = json.loads(capsys.readouterr().out)
+  assert set(values) == {'accuracy', 'rank/accuracy'}
+  assert json.loads((whole / 'eval' / 'metrics.json').read_text()) == values
+  best = max(row['eval/accuracy'] for row in records(whole / 'metrics.jsonl')
+             if 'eval/accuracy' in row)
+  assert values['accuracy'] == best
+  assert len(records(whole / 'eval' / 'predictions.jsonl')) == 8
+
+
+def test_eval_of_a_prompt_file(whole, train_argv, tmp_path, capsys):
+  argv = train_argv(None, run='runs/eval.gin', INITIAL_CHECKPOINT_PATH=None,
+                    TRAIN_STEPS_RELATIVE=None, EVAL_PERIOD=None, WRITE_PERIOD=None,
+                    LEARNING_RATE=None, CHECKPOINT_PATH='random',
+                    PROMPT_FILE=whole / 'prompt.safetensors', EVAL_OUTPUT_DIR=tmp_path / 'out',
+                    RANK_LABELS=True)
+  assert main.main(['eval', *argv[1:]]) == 0
+  values = json.loads(capsys.readouterr().out)
+  assert main.main(['eval', f'--gin.MODEL_DIR={whole}', '--gin.RANK_LABELS=True']) == 0
+  assert json.loads(capsys.readouterr().out) == values
+  assert (tmp_path / 'out' / 'predictions.jsonl').is_file()
+
+
+def test_infer(whole, tmp_path, capsys, monkeypatch):
+  lines = 'say: fine 111\n\n{"text": "poor 222"}\n{"inputs": "say: poor 222"}\n'
+  (tmp_path / 'in.txt').write_text(lines)
+  out = tmp_path / 'out.jsonl'
+  assert main.main(['infer', f'--gin.MODEL_DIR={whole}', f'--input={tmp_path / "in.txt"}',
+                    f'--output={out}', '--gin.RANK_LABELS=True']) == 0
+  rows = records(out)
+  assert [row['inputs'] for row in rows] == ['say: fine 111', 'say: poor 222', 'say: poor 222']
+  assert all(set(row) == {'inputs', 'prediction', 'scores'} for row in rows)
+  assert set(rows[0]['scores']) == {'yes', 'no'}
+  assert rows[1] == rows[2]
+  with (tmp_path / 'in.txt').open() as file:
+    monkeypatch.setattr(sys, 'stdin', file)
+    assert main.main(['infer', f'--gin.MODEL_DIR={whole}']) == 0
+  assert len([json.loads(line) for line in capsys.readouterr().out.splitlines()]) == 3
+
+
+@pytest.mark.parametrize('file_format', ['npy', 'safetensors'])
+def test_export_prompt(whole, tmp_path, file_format):
+  output = tmp_path / f'prompt.{file_format}'
+  assert main.main(['export', f'--gin.MODEL_DIR={whole}', f'--to={file_format}',
+                    f'--output={output}']) == 0
+  np.testing.assert_array_equal(
+      prompt_file.load_prompt(output).array,
+      prompt_file.load_prompt(whole / 'prompt.safetensors').array)
+
+
+def test_model_tuning_and_its_export(train_argv, tmp_path, capsys):
+  """The whole model is trained, exported, and is the base of a prompt."""
+  run = tmp_path / 'run'
+  assert main.main(train_argv(run, peft='peft/model_tuning.gin', run='runs/finetune.gin',
+                              PROMPT_LENGTH=None, TRAIN_STEPS_RELATIVE=4)) == 0
+  assert not (run / 'prompt.safetensors').exists()
+  assert main.main(['eval', f'--gin.MODEL_DIR={run}', '--gin.RANK_LABELS=True']) == 0
+  tuned = json.loads(capsys.readouterr().out)
+  assert main.main(['export', f'--gin.MODEL_DIR={run}', '--to=hf',
+                    f'--output={tmp_path / "hf"}']) == 0
+  assert restore.load_backbone(tmp_path / 'hf').config.emb_dim == 32
+  argv = train_argv(None, peft=None, run='runs/eval.gin', INITIAL_CHECKPOINT_PATH=None,
+                    TRAIN_STEPS_RELATIVE=None, EVAL_PERIOD=None, WRITE_PERIOD=None,
+                    LEARNING_RATE=None, PROMPT_LENGTH=None, CHECKPOINT_PATH=tmp_path / 'hf',
+                    RANK_LABELS=True)
+  assert main.main(['eval', *argv[1:]]) == 0
+  assert json.loads(capsys.readouterr().out) == tuned
+
+
+@pytest.mark.parametrize('peft', ['peft/lora.gin', 'peft/prefix.gin'])
+def test_other_methods(train_argv, tmp_path, peft, capsys):
+  length = 2 if 'prefix' in peft else None
+  assert main.main(train_argv(tmp_path / 'run', peft=peft, run='runs/finetune.gin',
+                              PROMPT_LENGTH=length, TRAIN_STEPS_RELATIVE=2)) == 0
+  assert len(prompt_file.load_prompt(tmp_path / 'run' / 'prompt.safetensors').leaves) > 1
+  assert main.main(['eval', f'--gin.MODEL_DIR={tmp_path / "run"}']) == 0
+  assert 'accuracy' in json.loads(capsys.readouterr().out)
+
+
+def test_warm_start(whole, train_argv, tmp_path):
+  """PROMPT_FILE is where training starts: after no step, the prompt is still the file's."""
+  run = tmp_path / 'run'
+  assert main.main(train_argv(run, PROMPT_FILE=whole / 'prompt.safetensors', LEARNING_RATE=0,
+                              WEIGHT_DECAY=0, TRAIN_STEPS_RELATIVE=1)) == 0
+  np.testing.assert_array_equal(
+      prompt_file.load_prompt(run / 'prompt.safetensors').array,
+      prompt_file.load_prompt(whole / 'prompt.safetensors').array)
+
+
+@pytest.mark.parametrize('verb', ['train', 'eval', 'infer', 'export'])
+def test_dry_run_touches_no_file(whole, train_argv, tmp_path, capsys, verb):
+  argv = {'train': train_argv(tmp_path / 'run'),
+          'export': ['export', f'--gin.MODEL_DIR={whole}', f'--output={tmp_path / "x.npy"}']}
+  before = sorted(whole.rglob('*'))
+  assert main.main([*argv.get(verb, [verb, f'--gin.MODEL_DIR={whole}']), '--dry_run']) == 0
+  out = capsys.readouterr().out
+  assert 'Would write' in out if verb == 'export' else 'trainable 96' in out
+  assert list(tmp_path.iterdir()) == []
+  assert sorted(whole.rglob('*')) == before
+
+
+def test_without_tensorflow(train_argv, tmp_path):
+  """Training and evaluating a local_text task where TensorFlow and SeqIO cannot be imported."""
+  code = f"""
+import sys
+for name in ('tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'seqio', 't5'):
+  sys.modules[name] = None  # an import of it fails
+from prompt_tuning.cli import main
+argv = {train_argv(tmp_path / 'run', TRAIN_STEPS_RELATIVE=2)!r}
+assert main.main(argv) == 0
+assert main.main(['eval', '--gin.MODEL_DIR={tmp_path / "run"}']) == 0
+"""
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                        cwd=pathlib.Path(__file__).parents[2])
+  assert done.returncode == 0, done.stderr
+  assert 'accuracy' in json.loads(done.stdout)
+
+
+def test_config_gin_is_complete(whole):
+  """The saved configuration needs no other file and no override."""
+  config.parse([str(whole / 'config.gin')])
+  assert config.macro('PROMPT_LENGTH') == 3

@@ -210,5 +210,6 @@ def _log_end(folder, result):
     log.info('Stopped early: PATIENCE evaluations without a better one.')
   if result.best is not None:
     log.info('Best evaluation at step %d: %g.', *result.best)
-  if (folder / past_run.PROMPT).is_file():
-    log.info('%s: %s bytes.', folder / past_run.PROMPT, f'{(folder / past_run.PROMPT).stat().st_size:,}')
+  prompt = folder / past_run.PROMPT
+  if prompt.is_file():
+    log.info('%s: %s bytes.', prompt, f'{prompt.stat().st_size:,}')

@@ -49,25 +49,26 @@ def up_to_eos(sequence, eos_id):
   return int(hits[0]) + 1 if len(hits) else len(sequence)
 
 
-@pytest.mark.parametrize('methods', [
-    (), (SoftPrompt(length=4),), (PrefixTuning(length=3),),
-    (LoRA(rank=2),)], ids=['none', 'prompt', 'prefix', 'lora'])
-def test_greedy_equals_teacher_forcing(methods):
+# The end of sequence is a token that some rows reach late and others not at all.
+@pytest.mark.parametrize('methods, eos_id', [
+    ((), 20), ((SoftPrompt(length=4),), 16), ((PrefixTuning(length=3),), 4),
+    ((LoRA(rank=2),), 3)], ids=['none', 'prompt', 'prefix', 'lora'])
+def test_greedy_equals_teacher_forcing(methods, eos_id):
   model, params = make(methods)
   decoded = generate_jit(model, params, {'encoder_input_tokens': INPUTS},
-                         DecodeConfig(max_decode_length=LENGTH, eos_id=2))
+                         DecodeConfig(max_decode_length=LENGTH, eos_id=eos_id))
   assert decoded.sequences.shape == (3, 1, LENGTH) and decoded.scores.shape == (3, 1)
   sequences = np.asarray(decoded.sequences[:, 0])
   log_probs = teacher_forced(model, params, sequences)
   compared = 0
   for row in range(3):
-    length = up_to_eos(sequences[row], 2)
+    length = up_to_eos(sequences[row], eos_id)
     steps = log_probs[row, :length]
     np.testing.assert_array_equal(sequences[row, :length], np.argmax(steps, axis=-1))
     np.testing.assert_allclose(decoded.scores[row, 0], np.sum(np.max(steps, axis=-1)), rtol=1e-5)
     assert not np.any(sequences[row, length:])
     compared += length
-  assert compared >= 6
+  assert compared >= 15
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])

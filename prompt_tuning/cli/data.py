@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 
 from prompt_tuning.data import cache as cache_lib
+from prompt_tuning.data import loader
 from prompt_tuning.data.task import Task
 from prompt_tuning.errors import UserError
 
@@ -54,6 +55,11 @@ def cache(config: DataConfig, split: str, vocabulary, folder: str | None) -> cac
   return cache_lib.build(
       config.task, split, vocabulary, config.feature_lengths,
       _folder(config, folder), rebuild=not config.use_cached_tasks)
+
+
+def buckets(config: DataConfig, cache: cache_lib.Cache, prompt_length: int):
+  """The padded shapes of a cache's batches; `prompt_length` rows are added to each."""
+  return loader.buckets_of(cache, prompt_length=prompt_length, max_buckets=config.max_buckets)
 
 
 def _folder(config: DataConfig, folder: str | None) -> pathlib.Path:

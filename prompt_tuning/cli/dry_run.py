@@ -67,7 +67,7 @@ def _print_memory(console, config, module, mesh, trainable, frozen):
       'frozen parameters': _sharded_bytes(frozen, mesh, module),
       'trainable parameters and their gradient': 2 * _sharded_bytes(trainable, mesh, module),
       'optimizer state': params_lib.size_bytes(opt_state),
-      'activations kept for the backward pass': _activation_bytes(
+      'activations kept for the backward pass, at most': _activation_bytes(
           config, module, trainable, frozen, batch_shapes(config, rows)),
   }
   console.print('Memory of one device, estimated:')

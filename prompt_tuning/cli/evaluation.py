@@ -41,7 +41,7 @@ class Evaluation:
     cache = data_lib.cache(data, split or data.task.eval_split, model.vocabulary, folder)
     self._batches = loader_lib.for_evaluation(
         cache, batch_size, max_batches=max_batches,
-        buckets=loader_lib.buckets_of(cache, data.max_buckets))
+        buckets=data_lib.buckets(data, cache, model.prompt_length))
     self._place = functools.partial(partitioning.shard_batch, mesh=model.mesh)
     self._loss_step = step.make_eval_step(model.peft, loss=loss)
     self.metric_names = data_lib.metric_names(data.task) or LOSS_METRICS

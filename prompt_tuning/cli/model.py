@@ -65,6 +65,11 @@ class Model:
   base_fingerprint: str
   base_step: int
 
+  @property
+  def prompt_length(self) -> int:
+    """Rows that the methods add to every input."""
+    return sum(method.length for method in self.peft.methods if isinstance(method, SoftPrompt))
+
   def split(self, params=None):
     """(trainable, frozen) trees of `params`, by default of the model's own."""
     return params_lib.split(self.params if params is None else params, self.peft.trainable)

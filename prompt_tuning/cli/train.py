@@ -83,7 +83,7 @@ def run(config: TrainConfig) -> loop.Result:
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
   loader = loader_lib.for_training(
       cache, config.batch_size, seed=config.data.seed, remainder=config.data.remainder,
-      buckets=loader_lib.buckets_of(cache, config.data.max_buckets))
+      buckets=data_lib.buckets(config.data, cache, model.prompt_length))
   evaluate = evaluation.Evaluation(
       model, config.data, config.decode, config.eval_batch_size, config.eval_steps, folder=folder,
       output=folder / 'predictions', loss=config.loss)

@@ -167,7 +167,8 @@ def test_warm_start(whole, train_argv, tmp_path):
 @pytest.mark.parametrize('verb', ['train', 'eval', 'infer', 'export'])
 def test_dry_run_touches_no_file(whole, train_argv, tmp_path, capsys, verb):
   argv = {'train': train_argv(tmp_path / 'run'),
-          'export': ['export', f'--gin.MODEL_DIR={whole}', f'--output={tmp_path / "x.npy"}']}
+          'export': ['export', f'--gin.MODEL_DIR={whole}', '--to=npy',
+                     f'--output={tmp_path / "x.npy"}']}
   before = sorted(whole.rglob('*'))
   assert main.main([*argv.get(verb, [verb, f'--gin.MODEL_DIR={whole}']), '--dry_run']) == 0
   out = capsys.readouterr().out

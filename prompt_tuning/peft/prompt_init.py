@@ -6,7 +6,6 @@ encode_text) that returns a float32 array [P, H].
 
 import dataclasses
 import logging
-import pathlib
 from collections.abc import Callable
 
 import jax
@@ -97,7 +96,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: it holds an array
 class FromArray:
-  """A given array [P, H]; where it is shorter, `fallback` fills the rest."""
+  """A given array [P, H], such as that of a prompt file; `fallback` fills what is missing."""
 
   array: np.ndarray
   fallback: Callable = SampledVocab()
@@ -118,43 +117,6 @@ class FromArray:
                   'the rest is cut off' if len(array) > length else f'filled by {self.fallback}')
     return _over(self.fallback(rng, embedding, length, encode_text),
                  jnp.asarray(array[:length], jnp.float32))
-
-
-@dataclasses.dataclass(frozen=True)
-class FromFile:
-  """The array [P, H] of a .npy or .safetensors file; where it is shorter, `fallback` fills up."""
-
-  path: str
-  fallback: Callable = SampledVocab()
-
-  def __call__(self, rng, embedding, length, encode_text):
-    """[V, H] table -> [P, H]."""
-    array = read_array(self.path)
-    return FromArray(array, self.fallback)(rng, embedding, length, encode_text)
-
-
-def read_array(path) -> np.ndarray:
-  """Reads a prompt [P, H] from .npy (any suffix but .safetensors) or .safetensors.
-
-  Raises:
-    UserError: no such file, or not a prompt. Nothing is ever unpickled.
-  """
-  path = pathlib.Path(path)
-  if not path.is_file():
-    raise UserError(f'No prompt file {str(path)!r}. Give a .npy or .safetensors file.')
-  try:
-    if path.suffix == '.safetensors':
-      import safetensors.numpy  # only where such a file is read
-      tensors = safetensors.numpy.load_file(path)
-      if PROMPT_PATH not in tensors and len(tensors) != 1:
-        raise ValueError(f'it holds {sorted(tensors)[:4]}, not {PROMPT_PATH!r}')
-      return np.asarray(tensors.get(PROMPT_PATH, next(iter(tensors.values()))))
-    array = np.load(path, allow_pickle=False)
-  except Exception as error:
-    raise UserError(f'{str(path)!r} is not a prompt file: {error}. Give a .npy array [length, '
-                    'emb_dim] or a .safetensors file.') from error
-  # numpy writes bfloat16 as two opaque bytes.
-  return array.view(jnp.bfloat16) if array.dtype == np.dtype('V2') else array
 
 
 def _encode(encode_text, text):

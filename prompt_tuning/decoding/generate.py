@@ -158,15 +158,16 @@ def _decoder(model, params, batch, max_decode_length, num_beams):
       {'params': params}, encoded, inputs, max_decode_length, segment_ids, method='init_cache',
       mutable=['cache'])
   cross, rest = kv_cache.split_cross_attention(kv_cache.tile(state['cache'], num_beams))
+  cross = kv_cache.swap_rows_and_heads(cross)
   # Only masks are made from these while decoding; `encoded` itself stands in the cache.
   encoded, inputs, segment_ids = jax.tree.map(
       lambda x: jnp.repeat(x, num_beams, axis=0), (encoded, inputs, segment_ids))
 
   def tokens_to_logits(ids, cache):
+    whole = params_lib.unflatten({**kv_cache.swap_rows_and_heads(cross), **cache})
     logits, state = model.apply(
-        {'params': params, 'cache': params_lib.unflatten({**cross, **cache})}, encoded, inputs,
-        ids, ids, segment_ids, decode=True, max_decode_length=max_decode_length,
-        mutable=['cache'], method='decode')
+        {'params': params, 'cache': whole}, encoded, inputs, ids, ids, segment_ids, decode=True,
+        max_decode_length=max_decode_length, mutable=['cache'], method='decode')
     return logits[:, 0], kv_cache.split_cross_attention(state['cache'])[1]
 
   return tokens_to_logits, rest

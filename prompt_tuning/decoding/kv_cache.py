@@ -84,3 +84,18 @@ def split_cross_attention(cache):
   cross = {path: leaf for path, leaf in flat.items() if CROSS_ATTENTION in path.split('/')}
   rest = {path: leaf for path, leaf in flat.items() if path not in cross}
   return cross, rest
+
+
+def swap_rows_and_heads(cross):
+  """Keys and values [B, S, N, D] of looped layers -> [B, N, S, D], and back.
+
+  The matrix products of attention want the heads first. Kept so outside of the loop, the swap back
+  inside of it cancels against theirs; otherwise all keys and values would be transposed in memory
+  at every step, which on a CPU costs about as much as reading the decoder's weights.
+
+  Args:
+    cross: Flat dict path -> leaf, from `split_cross_attention`.
+  """
+  # Scanned layers take slices of their stacked leaves, through which nothing would cancel.
+  return {path: jnp.swapaxes(leaf, 1, 2) if batch_axis(path) == 0 and leaf.ndim == 4 else leaf
+          for path, leaf in cross.items()}

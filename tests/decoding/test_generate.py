@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from prompt_tuning import partitioning
 from prompt_tuning.decoding import generate as generate_lib
 from prompt_tuning.decoding.generate import DecodeConfig, generate_jit
 from prompt_tuning.errors import UserError
@@ -133,13 +134,28 @@ def test_padding_changes_nothing():
   np.testing.assert_allclose(first.scores, second.scores[:3], rtol=1e-5)
 
 
+@pytest.mark.parametrize('num_partitions', [1, 2])
+def test_a_sharded_model_and_batch_give_the_same(num_partitions):
+  model, params = make()
+  config = DecodeConfig(strategy='beam', beam_size=2, max_decode_length=LENGTH, eos_id=16)
+  batch = {'encoder_input_tokens': np.tile(INPUTS, (3, 1))[:8]}
+  whole = generate_jit(model, params, batch, config)
+  mesh = partitioning.make_mesh(num_partitions)
+  rules = tuple(rule for method in model.methods for rule in method.logical_axes)
+  sharded = generate_jit(model, partitioning.shard_params(params, mesh, rules),
+                         partitioning.shard_batch(batch, mesh), config)
+  np.testing.assert_array_equal(whole.sequences, sharded.sequences)
+  np.testing.assert_allclose(whole.scores, sharded.scores, rtol=1e-5)
+  assert len(sharded.scores.sharding.device_set) == 8
+
+
 def test_segment_ids_say_what_is_padding():
   model, params = make()
   config = DecodeConfig(strategy='beam', beam_size=2, max_decode_length=LENGTH)
   first = generate_jit(model, params, {'encoder_input_tokens': INPUTS}, config)
   filled = np.where(INPUTS == 0, 7, INPUTS)
-  second = generate_jit(model, params, {
-      'encoder_input_tokens': filled, 'encoder_segment_ids': (INPUTS != 0).astype(np.int32)}, config)
+  batch = {'encoder_input_tokens': filled, 'encoder_segment_ids': (INPUTS != 0).astype(np.int32)}
+  second = generate_jit(model, params, batch, config)
   np.testing.assert_array_equal(first.sequences, second.sequences)
   np.testing.assert_allclose(first.scores, second.scores, rtol=1e-5)
 

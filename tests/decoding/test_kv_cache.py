@@ -51,3 +51,15 @@ def test_split_takes_cross_attention_out():
   cross, rest = kv_cache.split_cross_attention(make_cache())
   assert list(cross) == ['decoder/layers_0/encoder_decoder_attention/cached_key']
   assert len(rest) == 4 and not any('encoder_decoder_attention' in path for path in rest)
+
+
+def test_swap_is_its_own_inverse_and_leaves_scanned_layers_alone():
+  rows = jnp.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
+  cross = {'decoder/layers_0/encoder_decoder_attention/cached_key': rows,
+           'decoder/layers/encoder_decoder_attention/cached_key': rows[None]}
+  swapped = kv_cache.swap_rows_and_heads(cross)
+  looped, scanned = swapped.values()
+  assert looped.shape == (2, 4, 3, 5) and scanned.shape == (1, 2, 3, 4, 5)
+  np.testing.assert_array_equal(looped[1, 3, 2], rows[1, 2, 3])
+  for path, leaf in kv_cache.swap_rows_and_heads(swapped).items():
+    np.testing.assert_array_equal(leaf, cross[path])

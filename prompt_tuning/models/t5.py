@@ -221,7 +221,7 @@ class Decoder(nn.Module):
                    cache_length=cache_length, cache_source=cache_source)
     x = dropout(self.config.norm('decoder_norm')(x))
     if self.config.logits_via_embedding:
-      return self.token_embedder.attend(x * jnp.asarray(self.config.emb_dim**-0.5, x.dtype))
+      return self.token_embedder.attend(x.astype(jnp.float32) * self.config.emb_dim**-0.5)
     return layers.Dense(self.config.vocab_size, 'float32', name='logits_dense')(x)
 
   def _advance(self, steps):

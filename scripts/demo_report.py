@@ -35,8 +35,12 @@ def table(folder: pathlib.Path) -> rich.table.Table:
   for name, title in ROWS.items():
     evaluated = folder / (name if name == 'zero_shot' else f'{name}/eval') / 'metrics.json'
     parameters, size = trained(folder, name)
-    rows.add_row(title, f'{json.loads(evaluated.read_text())["accuracy"]:.1f} %',
-                 f'{parameters:,}', f'{size:,}' if size else '-', str(seconds[name]))
+    metrics = json.loads(evaluated.read_text())
+    rows.add_row(title, f'{metrics["accuracy"]:.1f} %', f'{parameters:,}',
+                 f'{size:,}' if size else '-', str(seconds[name]))
+    if 'rank/accuracy' in metrics:
+      rows.add_row(f'{title}, more probable label', f'{metrics["rank/accuracy"]:.1f} %', '0', '-',
+                   '')
   return rows
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from prompt_tuning.data import cache as cache_lib
 from prompt_tuning.data import loader
 from prompt_tuning.data.task import Task
+from prompt_tuning.data.tasks import local_text
 from prompt_tuning.errors import UserError
 
 
@@ -41,6 +42,15 @@ class DataConfig:
         self.feature_lengths.get(name) for name in cache_lib.FEATURES):
       raise UserError(f'TASK_FEATURE_LENGTHS is {self.feature_lengths!r}: give lengths for both, '
                       "as in {'inputs': 256, 'targets': 16}.")
+
+
+def check_split(task: Task, split: str):
+  """Refuses a split that the task does not have, before anything is loaded."""
+  if task.name == local_text.NAME and split not in task.splits:
+    name = {'train': 'TRAIN_FILE', 'validation': 'EVAL_FILE or TRAIN_FILE'}.get(split)
+    raise UserError(f'There is no {split!r} split: give {name} of the task.' if name else
+                    f'There is no {split!r} split; there are: {", ".join(task.splits)}.')
+  task.check_split(split)
 
 
 def cache(config: DataConfig, split: str, vocabulary, folder: str | None) -> cache_lib.Cache:

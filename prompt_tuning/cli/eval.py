@@ -33,7 +33,7 @@ class EvalConfig:
 def main(flags):
   """Runs the verb; the metrics go to stdout as one JSON object."""
   process.start()
-  past_run.parse(flags)
+  past_run.parse(flags, reads_examples=True)
   config = config_lib.build(EvalConfig, flags.run_file)
   if flags.dry_run:
     dry_run.print_model(config)
@@ -43,6 +43,7 @@ def main(flags):
 
 def run(config: EvalConfig) -> dict[str, float]:
   """Evaluates once; writes predictions.jsonl and metrics.json where there is a place for them."""
+  data_lib.check_split(config.data.task, config.split or config.data.task.eval_split)
   model = model_lib.load(config.model, config.data.task.labels)
   params = model.params
   if config.model_dir is not None and config.model.prompt_file is None:

@@ -34,7 +34,7 @@ def main(flags):
   process.start()
   output = pathlib.Path(flags.output)
   _check_output(flags.to, output)
-  past_run.parse(flags)
+  past_run.parse(flags, reads_examples=False)
   config = config_lib.build(ExportConfig, flags.run_file)
   if flags.dry_run:
     print(f'Would write {output} ({flags.to}) from {config.model_dir}.')

@@ -42,7 +42,7 @@ class InferConfig:
 def main(flags):
   """Runs the verb."""
   process.start()
-  past_run.parse(flags)
+  past_run.parse(flags, reads_examples=False)
   config = config_lib.build(InferConfig, flags.run_file)
   if flags.dry_run:
     dry_run.print_model(config)

@@ -15,11 +15,15 @@ CONFIG = 'config.gin'
 PROMPT = 'prompt.safetensors'
 
 
-def parse(flags) -> None:
+def parse(flags, *, reads_examples: bool) -> None:
   """Parses the gin files that are named, else those of the run in MODEL_DIR.
 
   A run's own configuration is read after the verb's gin file, so that what the run set wins;
   CHECKPOINT_PATH is then the base it was trained on.
+
+  Args:
+    flags: of the command line.
+    reads_examples: whether the verb needs the task's files.
 
   Raises:
     UserError: neither gin files nor MODEL_DIR, or a MODEL_DIR without a run.
@@ -35,11 +39,12 @@ def parse(flags) -> None:
   if not saved.is_file():
     raise UserError(f'MODEL_DIR={saved.parent} holds no run: there is no {CONFIG} in it. Give the '
                     'MODEL_DIR of a `prompt-tuning train`.')
-  config_lib.parse(
-      [flags.run_file, str(saved)], flags.overrides, flags.gin_search_paths,
-      bindings=[('CHECKPOINT_PATH', '%INITIAL_CHECKPOINT_PATH'),
-                ('model.ModelConfig.checkpoint', '%CHECKPOINT_PATH'),
-                ('PROMPT_FILE', 'None')])  # where the run ended counts, not where it started
+  bindings = [('CHECKPOINT_PATH', '%INITIAL_CHECKPOINT_PATH'),
+              ('model.ModelConfig.checkpoint', '%CHECKPOINT_PATH'),
+              ('PROMPT_FILE', 'None')]  # where the run ended counts, not where it started
+  if not reads_examples:
+    bindings += [('TRAIN_FILE', 'None'), ('EVAL_FILE', 'None')]  # may be gone by now
+  config_lib.parse([flags.run_file, str(saved)], flags.overrides, flags.gin_search_paths, bindings)
 
 
 def trained_params(model, model_dir: str) -> dict:

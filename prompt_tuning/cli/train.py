@@ -78,6 +78,8 @@ def main(flags):
 
 def run(config: TrainConfig) -> loop.Result:
   """Trains, or goes on with what MODEL_DIR holds."""
+  for split in (config.data.task.train_split, config.data.task.eval_split):
+    data_lib.check_split(config.data.task, split)
   folder = _open_folder(config.model_dir)
   model = model_lib.load(config.model, config.data.task.labels)
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)

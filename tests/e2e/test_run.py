@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -113,6 +114,20 @@ def test_infer(whole, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, 'stdin', file)
     assert main.main(['infer', f'--gin.MODEL_DIR={whole}']) == 0
   assert len([json.loads(line) for line in capsys.readouterr().out.splitlines()]) == 3
+
+
+def test_infer_needs_no_training_file(train_argv, folder, tmp_path):
+  files = {name: tmp_path / f'{name}.jsonl' for name in ('train', 'dev')}
+  for name, path in files.items():
+    shutil.copy(folder / f'{name}.jsonl', path)
+  assert main.main(train_argv(tmp_path / 'run', TRAIN_FILE=files['train'], EVAL_FILE=files['dev'],
+                              TRAIN_STEPS_RELATIVE=1)) == 0
+  for path in files.values():
+    path.unlink()
+  (tmp_path / 'in.txt').write_text('{"text": "fine 111"}\n')
+  assert main.main(['infer', f'--gin.MODEL_DIR={tmp_path / "run"}',
+                    f'--input={tmp_path / "in.txt"}', f'--output={tmp_path / "out.jsonl"}']) == 0
+  assert records(tmp_path / 'out.jsonl')[0]['inputs'] == 'say: fine 111'
 
 
 @pytest.mark.parametrize('file_format', ['npy', 'safetensors'])

@@ -18,9 +18,9 @@ HELD_OUT_FRACTION = 0.1
 
 def make(
     *,
-    train_file: str,
     input_template: str,
     target_field: str,
+    train_file: str | None = None,
     eval_file: str | None = None,
     class_labels: Sequence[str] | Mapping | None = None,
     metrics: Sequence[str] | None = None,
@@ -30,9 +30,10 @@ def make(
   """Builds the task and looks at the first row of each file, so that a wrong name fails at once.
 
   Args:
-    train_file: TRAIN_FILE; JSONL, JSON, TSV or CSV by suffix, also with .gz.
     input_template: INPUT_TEMPLATE, for example 'review: {text}'.
     target_field: TARGET_FIELD.
+    train_file: TRAIN_FILE; JSONL, JSON, TSV or CSV by suffix, also with .gz. None: the task has
+      no split to train on, which inference does not need.
     eval_file: EVAL_FILE; None holds out a seeded tenth of the training file.
     class_labels: CLASS_LABELS, label texts, or a mapping from the field's value to them; None for
       free text.
@@ -41,22 +42,19 @@ def make(
     file_format: 'jsonl', 'json', 'tsv' or 'csv' where the suffix does not say it.
 
   Returns:
-    A task with the splits `train` and `validation`.
+    A task with the splits `train` and `validation`, as far as there are files.
 
   Raises:
     UserError: a missing or broken file, a field that is not there, labels or metrics that do not
       fit.
   """
-  if not train_file:
-    raise UserError('TRAIN_FILE is empty. Give the path of a JSONL, TSV or CSV file.')
   template = preprocessors.Template(input_template, target_field, _label_pairs(class_labels))
-  files = FileSource({'train': train_file}, file_format)
-  if eval_file:
-    source = FileSource({'train': train_file, 'validation': eval_file}, file_format)
-  else:
+  files = {'train': train_file, 'validation': eval_file}
+  source = FileSource({split: file for split, file in files.items() if file}, file_format)
+  if source.splits == ('train',):
     log.info('No EVAL_FILE: a tenth of %s, chosen with seed %d, is held out for evaluation.',
              train_file, seed)
-    source = HeldOutSource(files, HELD_OUT_FRACTION, seed)
+    source = HeldOutSource(source, HELD_OUT_FRACTION, seed)
   labels = template.labels
   default = ('accuracy',) if labels else ('exact_match',)
   task = Task(

@@ -68,9 +68,9 @@ def test_mistakes_end_in_one_message(train_file, wrong, match):
     make(train_file, **wrong)
 
 
-def test_empty_train_file_name():
-  with pytest.raises(UserError, match='TRAIN_FILE is empty'):
-    make('')
+def test_without_files_there_are_no_splits(train_file):
+  assert make('').splits == ()
+  assert make(None, eval_file=train_file).splits == ('validation',)
 
 
 def test_unknown_label_names_the_line(train_file):

@@ -122,8 +122,9 @@ def initialize(model: PeftModel, rng, backbone_params, encode_text: EncodeText |
   have = trees.flatten(backbone_params)
   want = trees.flatten(abstract_params(model.backbone))
   if have.keys() != want.keys():
-    raise ValueError(f'backbone parameters do not fit: missing {sorted(want.keys() - have.keys())}, '
-                     f'too many {sorted(have.keys() - want.keys())}')
+    raise ValueError('backbone parameters do not fit: missing '
+                     f'{sorted(want.keys() - have.keys())}, too many '
+                     f'{sorted(have.keys() - want.keys())}')
   added = [path for path in trees.flatten(abstract_params(model)) if path not in have]
   if added:
     # Under jit only the asked-for leaves are computed: no second backbone is ever made.

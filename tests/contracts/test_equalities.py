@@ -1,11 +1,20 @@
 """Laws that tie a method to the backbone itself: real tokens, merging, packing."""
 
-from contracts.rows import (CONFIG, METHODS, backbone, backbone_params, batch, compare,
-                            logits_of, reference_logits, trained)
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contracts.rows import (
+  CONFIG,
+  METHODS,
+  backbone,
+  backbone_params,
+  batch,
+  compare,
+  logits_of,
+  reference_logits,
+  trained,
+)
 
 from prompt_tuning import params as trees
 from prompt_tuning.models.t5 import T5, T5Config

@@ -6,13 +6,23 @@ test_equalities.py.
 
 import functools
 
-from contracts.rows import (METHODS, NEUTRAL_AT_START, TOLERANCE, backbone,
-                            backbone_params, batch, compare, logits_of, reference_logits, trained)
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contracts.rows import (
+  METHODS,
+  NEUTRAL_AT_START,
+  TOLERANCE,
+  backbone,
+  backbone_params,
+  batch,
+  compare,
+  logits_of,
+  reference_logits,
+  trained,
+)
 
 from prompt_tuning import losses, partitioning
 from prompt_tuning import params as trees
@@ -36,7 +46,8 @@ def test_remat_scan_and_bf16_give_the_same_logits(name, options):
   params = trained(name)
   params = trees.stack_layers(params) if options.get('scan_layers') else params
   assert trees.flatten(params).keys() == trees.flatten(peft_model.abstract_params(model)).keys()
-  compare(logits_of(model, params), reference_logits(name), TOLERANCE[options.get('dtype', 'float32')])
+  tolerance = TOLERANCE[options.get('dtype', 'float32')]
+  compare(logits_of(model, params), reference_logits(name), tolerance)
 
 
 def test_without_jit():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import sentencepiece
+
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.cli import main
 

@@ -74,7 +74,7 @@ def rms_norm(x, scale, epsilon, dtype):
   """x [..., H] / root mean square, times scale [H]."""
   x = x.astype(jnp.float32)
   inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + epsilon)
-  return (x * inverse).astype(dtype) * scale.astype(dtype)
+  return (x * inverse * scale.astype(jnp.float32)).astype(dtype)
 
 
 class Dropout(nn.Module):
@@ -141,7 +141,7 @@ class AttentionCore(nn.Module):
     """
     # With heads before positions the batched products take a third less time on a CPU.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    scores = jnp.einsum('bnqd,bnkd->bnqk', query, key).astype(jnp.float32)
+    scores = jnp.einsum('bnqd,bnkd->bnqk', query, key, preferred_element_type=jnp.float32)
     if bias is not None:
       scores = scores + bias
     weights = masked_softmax(scores, mask).astype(self.dtype)

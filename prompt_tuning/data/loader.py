@@ -128,7 +128,7 @@ def for_training(
     cache: the tokenised split.
     batch_size: rows over all hosts.
     seed: of the shuffle.
-    buckets: shapes, see plan.choose_buckets and plan.fixed_bucket.
+    buckets: shapes, see plan.choose_buckets.
     remainder: what becomes of the rows that do not fill a batch, see plan.epoch_plan.
     process_index: which host this is.
     process_count: number of hosts.
@@ -153,10 +153,15 @@ def for_evaluation(
     cache: the tokenised split.
     batch_size: rows over all hosts.
     buckets: shapes; None chooses them from the lengths.
-    max_batches: EVAL_STEPS, the first so many batches; None is the whole split.
+    max_batches: EVAL_STEPS, so many batches, the same ones every time; None is the whole split.
     process_index: which host this is.
     process_count: number of hosts.
+
+  Raises:
+    UserError: max_batches is below 1.
   """
+  if max_batches is not None and max_batches < 1:
+    raise UserError(f'EVAL_STEPS is {max_batches}; give 1 or more, or None for the whole split.')
   batches = plan_lib.eval_plan(
       cache.lengths, tuple(buckets or buckets_of(cache)), batch_size, process_index, process_count)
   return EvalLoader(cache, batches[:max_batches])

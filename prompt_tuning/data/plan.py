@@ -14,6 +14,7 @@ from prompt_tuning.errors import UserError
 
 PADDING_ROW = -1  # index of a row that fills up a batch
 Shape = tuple[int, int]  # (input length, target length)
+_EVAL_ORDER = 0  # seed of the order of evaluation batches, equal in all runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +72,6 @@ def choose_buckets(
   # Growing targets let a left-over row move to the next bucket.
   targets = np.maximum.accumulate(_round_up(longest, targets_multiple, limits.get('targets')))
   return tuple(zip(inputs.tolist(), targets.tolist(), strict=True))
-
-
-def fixed_bucket(limits: Mapping[str, int]) -> tuple[Shape, ...]:
-  """The one shape of TASK_FEATURE_LENGTHS: every batch padded to it, as T5X does."""
-  return ((limits['inputs'], limits['targets']),)
 
 
 def epoch_plan(
@@ -198,7 +194,10 @@ def eval_plan(
     lengths: np.ndarray, buckets: Sequence[Shape], batch_size: int,
     process_index: int = 0, process_count: int = 1,
 ) -> list[Batch]:
-  """Batches that hold every example once, in a fixed order; the last is filled up with empty rows.
+  """Batches that hold every example once, in a fixed order; one may be filled up with empty rows.
+
+  The order mixes the buckets, so that the first few batches (EVAL_STEPS) hold short and long
+  examples alike.
 
   Args:
     lengths: [N, 2] input and target lengths.
@@ -208,7 +207,8 @@ def eval_plan(
     process_count: number of hosts.
   """
   batches = epoch_plan(lengths, buckets, batch_size, shuffle=False)
-  return [host_share(batch, process_index, process_count) for batch in batches]
+  order = np.random.default_rng(_EVAL_ORDER).permutation(len(batches))
+  return [host_share(batches[i], process_index, process_count) for i in order]
 
 
 def padding_share(lengths: np.ndarray, batches: Sequence[Batch]) -> float:

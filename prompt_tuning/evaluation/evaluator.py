@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -40,7 +39,6 @@ def evaluate(
     vocabulary: Vocabulary,
     config: DecodeConfig,
     *,
-    max_batches: int | None = None,
     output_file: str | os.PathLike | None = None,
     place_batch: Callable[[Mapping], Mapping] = dict,
     rng=None,
@@ -57,7 +55,6 @@ def evaluate(
     batches: such as a data.loader.EvalLoader; rows whose record is None are left out.
     vocabulary: decodes what is generated.
     config: how to generate; of several sequences the best counts.
-    max_batches: EVAL_STEPS; None is all.
     output_file: predictions are written there as JSON lines, in one piece.
     place_batch: puts a batch's arrays on devices, such as partitioning.shard_batch with its mesh.
     rng: jax.random key for the strategy 'sample'; folded with the number of the batch.
@@ -73,15 +70,16 @@ def evaluate(
     return generate_jit(model, params, place_batch(arrays), config, key)
 
   predictions, examples = [], []
-  for record, decoded in per_example(batches, run, max_batches):
+  for record, decoded in per_example(batches, run):
     predictions.append({**_texts(record), 'prediction': vocabulary.decode(decoded.sequences[0]),
                         'score': float(decoded.scores[0])})
     examples.append(record)
   return finish(task, examples, predictions, output_file)
 
 
-def per_example(batches: Iterable[EvalBatch], run: Callable[[int, Mapping], Any],
-                max_batches: int | None = None) -> Iterator[tuple[dict[str, Any], Any]]:
+def per_example(
+    batches: Iterable[EvalBatch], run: Callable[[int, Mapping], Any],
+) -> Iterator[tuple[dict[str, Any], Any]]:
   """Runs a function on batches; yields (record, the row of its result) for every real example.
 
   The devices work on a batch while the rows of the one before are read.
@@ -89,15 +87,9 @@ def per_example(batches: Iterable[EvalBatch], run: Callable[[int, Mapping], Any]
   Args:
     batches: iterable of EvalBatch.
     run: (number of the batch, its arrays) -> tree of arrays [B, ...].
-    max_batches: take the first so many; None is all.
-
-  Raises:
-    UserError: max_batches is below 1.
   """
-  if max_batches is not None and max_batches < 1:
-    raise UserError(f'EVAL_STEPS is {max_batches}; give 1 or more, or None for the whole split.')
   waiting = None
-  for number, batch in enumerate(itertools.islice(batches, max_batches)):
+  for number, batch in enumerate(batches):
     started = (batch.records, run(number, batch.arrays))
     if waiting is not None:
       yield from _rows(*waiting)

@@ -94,7 +94,6 @@ def rank_classification(
     *,
     labels: Sequence[str] | None = None,
     normalize_by_length: bool = False,
-    max_batches: int | None = None,
     output_file: str | os.PathLike | None = None,
     place_batch: Callable[[Mapping], Mapping] = dict,
 ) -> evaluator.EvalResult:
@@ -108,7 +107,6 @@ def rank_classification(
     vocabulary: encodes the labels.
     labels: candidates; None takes the task's.
     normalize_by_length: see `score_labels`.
-    max_batches: EVAL_STEPS; None is all.
     output_file: predictions are written there as JSON lines.
     place_batch: puts a batch's arrays on devices.
 
@@ -128,7 +126,7 @@ def rank_classification(
         model, params, place_batch(arrays), ids, normalize_by_length=normalize_by_length)
 
   predictions, records = [], []
-  for record, scores in evaluator.per_example(batches, run, max_batches):
+  for record, scores in evaluator.per_example(batches, run):
     predictions.append({
         'id': record['id'], 'inputs': record['inputs_pretokenized'],
         'targets': record['targets_pretokenized'], **ranked(labels, scores)})

@@ -101,12 +101,17 @@ def test_evaluation_gives_every_example_once(built):
 
 
 def test_eval_steps(built):
-  assert len(loader.for_evaluation(built, 8, max_batches=2)) == 2
+  whole = list(loader.for_evaluation(built, 8))
+  for _ in range(2):
+    first = list(loader.for_evaluation(built, 8, max_batches=2))
+    assert [b.ids for b in first] == [b.ids for b in whole[:2]]
   assert len(list(loader.for_evaluation(built, 100))) == 1
+  for wrong in (0, -1):
+    with pytest.raises(UserError, match=f'EVAL_STEPS is {wrong}'):
+      loader.for_evaluation(built, 8, max_batches=wrong)
 
 
 def test_fixed_shape(built):
-  from prompt_tuning.data import plan
-  batches = loader.for_training(built, 8, buckets=plan.fixed_bucket({'inputs': 64, 'targets': 8}))
+  batches = loader.for_training(built, 8, buckets=[(64, 8)])
   assert {b['encoder_input_tokens'].shape for b in take(batches, 8)} == {(8, 64)}
   batches.close()

@@ -97,7 +97,6 @@ def test_few_shapes_and_never_above_the_limits():
     assert all(t % 8 == 0 for t, _ in buckets[:-1])
     assert list(buckets) == sorted(buckets)
   assert plan.choose_buckets(np.full((9, 2), 5), LIMITS) == ((8, 8),)
-  assert plan.fixed_bucket(LIMITS) == ((100, 12),)
 
 
 def brute_force(lengths, k, multiple=8):
@@ -128,6 +127,17 @@ def test_a_bucket_has_to_pay():
   halves = np.asarray([[64, 1]] * 100 + [[8, 1]] * 9)
   assert len(plan.choose_buckets(halves)) == 2
   assert len(plan.choose_buckets(halves, prompt_length=1000)) == 1
+
+
+def test_first_evaluation_batches_are_of_all_lengths():
+  lengths = np.stack([np.arange(1, 101).repeat(8), np.ones(800, int)], 1)
+  buckets = plan.choose_buckets(lengths, LIMITS)
+  batches = plan.eval_plan(lengths, buckets, 8)
+  assert len(buckets) > 3 and len(batches) == 100
+  first = lengths[np.concatenate([b.rows for b in batches[:20]]), 0]
+  assert first.mean() == pytest.approx(lengths[:, 0].mean(), rel=0.2)
+  assert len({b.shape for b in batches[:20]}) == len(buckets)
+  assert flat(batches) == flat(plan.eval_plan(lengths, buckets, 8))
 
 
 def test_padding_share():

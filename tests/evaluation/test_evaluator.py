@@ -46,14 +46,6 @@ def test_metrics_and_predictions():
     assert prediction['score'] == pytest.approx(step * (len(prediction['prediction']) + 1))
 
 
-def test_max_batches():
-  result = run(max_batches=1)
-  assert len(result.predictions) == 3
-  assert result.metrics['accuracy'] == pytest.approx(100 * 2 / 3)
-  with pytest.raises(UserError, match='EVAL_STEPS'):
-    run(max_batches=0)
-
-
 def test_postprocessing_sees_the_raw_example():
   seen = []
 

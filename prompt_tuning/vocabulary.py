@@ -18,6 +18,7 @@ EOS_ID = 1
 UNK_ID = 2
 BYTES = 'bytes'
 DEFAULT_EXTRA_IDS = 100  # what T5's tasks add to the 32,000 pieces
+_WORD_START = '\u2581'
 
 
 class Vocabulary(abc.ABC):
@@ -95,18 +96,19 @@ class SentencePieceVocabulary(Vocabulary):
 
   Args:
     path: the model file (`spiece.model`, `*.sentencepiece.model`).
-    extra_ids: how many sentinels are added.
+    extra_ids: how many sentinels are added; None adds T5's 100, and none to a model that holds
+      `<extra_id_0>` itself, as mT5's does.
 
   Raises:
     UserError: the file is missing, is no SentencePiece model, or places pad, end of sequence and
       unknown at other ids than 0, 1 and 2.
   """
 
-  def __init__(self, path: str | os.PathLike, extra_ids: int = DEFAULT_EXTRA_IDS):
-    super().__init__(extra_ids)
+  def __init__(self, path: str | os.PathLike, extra_ids: int | None = None):
     self.path = os.fspath(path)
-    self._processor, self._model_hash = _load_sentencepiece(
+    self._processor, self._model_hash, extra_ids = _load_sentencepiece(
         self.path, os.stat(self.path).st_mtime_ns if os.path.isfile(self.path) else 0, extra_ids)
+    super().__init__(extra_ids)
 
   @property
   def vocab_size(self) -> int:
@@ -186,7 +188,7 @@ def load_vocabulary(
 
   Args:
     path: a SentencePiece model file, or the word 'bytes'.
-    extra_ids: number of sentinels; None means 100 for SentencePiece and 0 for bytes.
+    extra_ids: number of sentinels; None means 0 for bytes, see also `SentencePieceVocabulary`.
 
   Returns:
     The vocabulary.
@@ -196,7 +198,7 @@ def load_vocabulary(
   """
   if os.fspath(path) == BYTES:
     return ByteVocabulary(extra_ids or 0)
-  return SentencePieceVocabulary(path, DEFAULT_EXTRA_IDS if extra_ids is None else extra_ids)
+  return SentencePieceVocabulary(path, extra_ids)
 
 
 def _pieces_hash(pieces: Sequence[str], extra_ids: int) -> str:
@@ -208,8 +210,12 @@ def _pieces_hash(pieces: Sequence[str], extra_ids: int) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int):
-  """Reads a model once per process; `mtime_ns` makes a changed file a new entry."""
+def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int | None):
+  """Reads a model once per process; `mtime_ns` makes a changed file a new entry.
+
+  Returns:
+    (the processor with its sentinels, hash of the file and of their number, their number).
+  """
   del mtime_ns
   import sentencepiece
   from sentencepiece import sentencepiece_model_pb2
@@ -226,10 +232,13 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int):
     raise UserError(f'{path} is not a SentencePiece model: {error}') from None
   if not model.pieces:
     raise UserError(f'{path} is not a SentencePiece model: it holds no pieces.')
+  if extra_ids is None:
+    own = any(piece.piece.lstrip(_WORD_START) == '<extra_id_0>' for piece in model.pieces)
+    extra_ids = 0 if own else DEFAULT_EXTRA_IDS
   for i in reversed(range(extra_ids)):
     # The word-start mark makes 'a <extra_id_0> b' one sentinel without a space piece before it.
     model.pieces.add(
-        piece=f'\u2581<extra_id_{i}>', score=0.0,
+        piece=f'{_WORD_START}<extra_id_{i}>', score=0.0,
         type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED)
   processor = sentencepiece.SentencePieceProcessor()
   processor.LoadFromSerializedProto(model.SerializeToString())
@@ -239,4 +248,4 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int):
         f'{path} places (pad, eos, unk) at {found}; T5 models need (0, 1, 2). Train the '
         'vocabulary with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1.')
   digest = hashlib.sha256(content + f'extra_ids={extra_ids}'.encode()).hexdigest()
-  return processor, digest
+  return processor, digest, extra_ids

@@ -54,6 +54,26 @@ def test_hash_tells_vocabularies_apart(model_file):
   assert a == pickle.loads(pickle.dumps(a)) != b
 
 
+@pytest.mark.parametrize('own', [(), ('<extra_id_1>', '<extra_id_0>')])
+def test_a_model_with_sentinels_of_its_own_gets_no_more(tmp_path, own):
+  """mT5's file holds its 100 sentinels among its 250,100 pieces."""
+  import sentencepiece
+  text = tmp_path / 'text.txt'
+  text.write_text('a fine film\na poor film\n' * 20)
+  sentencepiece.SentencePieceTrainer.Train(
+      input=str(text), model_prefix=str(tmp_path / 'own'), vocab_size=24, pad_id=0, eos_id=1,
+      unk_id=2, bos_id=-1, hard_vocab_limit=False, minloglevel=2,
+      user_defined_symbols=list(own))
+  path = tmp_path / 'own.model'
+  pieces = sentencepiece.SentencePieceProcessor(model_file=str(path)).GetPieceSize()
+  vocab = vocabulary.load_vocabulary(path)
+  assert vocab.extra_ids == (0 if own else 100)
+  assert vocab.vocab_size == pieces + vocab.extra_ids
+  assert vocabulary.load_vocabulary(path, 100).vocab_size == pieces + 100
+  assert vocab == pickle.loads(pickle.dumps(vocab))
+  assert vocab == vocabulary.load_vocabulary(path, vocab.extra_ids)
+
+
 def test_bytes():
   vocab = vocabulary.load_vocabulary('bytes')
   assert vocab.vocab_size == 259

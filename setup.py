@@ -13,14 +13,14 @@ ROOT = pathlib.Path(__file__).resolve().parent
 
 DEPENDENCIES = (
     'array-record>=0.8.1,<0.9',
-    'flax>=0.12.6,<0.13',
+    'flax>=0.12.7,<0.13',
     'gin-config>=0.5.0,<0.6',
     'grain>=0.2.16,<0.3',
     'jax>=0.10.0,<0.11',
     'ml-dtypes>=0.5.4,<0.7',
     'msgpack>=1.1.0,<2',
     'numpy>=2.1.0,<3',
-    'optax>=0.2.7,<0.3',
+    'optax>=0.2.8,<0.3',
     'orbax-checkpoint>=0.12.0,<0.13',
     'rich>=14.0.0,<16',
     'sentencepiece>=0.2.1,<0.3',
@@ -39,7 +39,7 @@ EXTRAS = {
     'tfds': ('tensorflow-datasets>=4.9.9,<5', *SEQIO[1:]),
     'demo': ('matplotlib>=3.10.0,<4',),
     'test': (
-        'hypothesis>=6.130,<7',
+        'hypothesis>=6.135,<7',
         'matplotlib>=3.10.0,<4',
         'pytest>=8.4,<10',
         'pytest-xdist>=3.6,<4',

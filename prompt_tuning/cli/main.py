@@ -99,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'prompt-tuning: {error}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print('prompt-tuning: interrupted', file=sys.stderr)
+    print('prompt-tuning: interrupted; a run goes on from its last checkpoint when the same '
+          'command is given again', file=sys.stderr)
     return 1
   except BrokenPipeError:  # the reader of our output, such as `head`, has gone
     sys.stderr.close()

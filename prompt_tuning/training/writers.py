@@ -15,6 +15,7 @@ _log = logging.getLogger(__name__)
 
 # What a line on the screen shows, where it is there, and how.
 _SHOWN = {'loss': '.4g', 'accuracy': '.3f', 'grad_norm': '.3g'}
+_LONG = ('accuracy', 'grad_norm')  # left out beside the bar, for terminals of 80 columns
 
 
 class Writer(abc.ABC):
@@ -139,7 +140,7 @@ class ProgressWriter(Writer):
     import rich.progress as bars
     self._last_step = last_step
     self._bar = bars.Progress(
-        bars.TextColumn('step'), bars.MofNCompleteColumn(), bars.BarColumn(),
+        bars.TextColumn('step'), bars.MofNCompleteColumn(), bars.BarColumn(bar_width=12),
         bars.TextColumn('{task.fields[line]}'), bars.TextColumn('ETA {task.fields[left]}'),
         console=console or rich.console.Console(stderr=True), redirect_stdout=False)
     self._task = self._bar.add_task('train', total=last_step, completed=first_step, line='',
@@ -152,7 +153,8 @@ class ProgressWriter(Writer):
   def write(self, step, values):
     for kind, line in _lines(values).items():
       if kind == 'train':
-        self._bar.update(self._task, line=line,
+        short = '  '.join(part for part in line.split('  ') if not part.startswith(_LONG))
+        self._bar.update(self._task, line=short,
                          left=_time_left(step, self._last_step, values) or '-')
       else:
         self._bar.console.print(f'step {step}  {kind}  {line}', highlight=False, markup=False)

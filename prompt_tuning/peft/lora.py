@@ -1,6 +1,7 @@
 """LoRA (Hu et al. 2022): a trained low-rank update beside frozen dense layers."""
 
 import dataclasses
+import re
 from typing import ClassVar
 
 import flax.linen as nn
@@ -59,6 +60,12 @@ class LoRA(Method):
     if self.rank < 1 or not targets:
       raise UserError(f'LoRA has rank {self.rank} and targets {list(targets)}; it needs rank >= 1 '
                       'and at least one target.')
+    for target in targets:
+      try:
+        re.compile(target)
+      except (re.error, TypeError) as error:
+        raise UserError(f'The LoRA target {target!r} is no regular expression: {error}. Give one '
+                        "over module paths, as in '.*/(query|value)'.") from None
 
   @property
   def trainable(self):
@@ -73,9 +80,9 @@ class LoRA(Method):
 
   def merge(self, params):
     flat = trees.flatten(params)
-    for path in [p for p in flat if p.endswith('/lora/a')]:
-      module = path.removesuffix('/lora/a')
-      a, b = flat.pop(path), flat.pop(f'{module}/lora/b')
+    modules = [path.removesuffix('/lora/a') for path in flat if path.endswith('/lora/a')]
+    for module in (m for m in modules if trees.matches(self.targets, m)):
+      a, b = flat.pop(f'{module}/lora/a'), flat.pop(f'{module}/lora/b')
       kernel = flat[f'{module}/kernel']
       update = jnp.matmul(a, b) * (self.alpha / self.rank)  # [.., in, out], batched when stacked
       flat[f'{module}/kernel'] = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)

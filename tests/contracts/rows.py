@@ -26,11 +26,12 @@ METHODS = {
                              rank=2),),
     'prefix': (PrefixTuning(length=3),),
     'prefix_decoder': (PrefixTuning(length=3, encoder=False, cross=False),),
+    'two_loras': (LoRA(targets='.*/query', rank=2), LoRA(targets='.*/wo', rank=3, alpha=2.0)),
     'prompt_and_lora': (SoftPrompt(length=3), LoRA(rank=2)),
     'model_tuning': (ModelTuning(),),
 }
 # Methods whose output at the start is that of the bare backbone.
-NEUTRAL_AT_START = ('lora', 'lora_everywhere', 'model_tuning')
+NEUTRAL_AT_START = ('lora', 'lora_everywhere', 'two_loras', 'model_tuning')
 
 CONFIG = T5Config(vocab_size=40, emb_dim=16, num_heads=2, head_dim=4, mlp_dim=24,
                   num_encoder_layers=2, num_decoder_layers=2)

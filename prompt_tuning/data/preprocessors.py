@@ -6,7 +6,7 @@ All are frozen dataclasses: their fields are what the cache is keyed by.
 import dataclasses
 import functools
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -134,23 +134,6 @@ def text_of(value: Any, field: str) -> str:
   if isinstance(value, str | int | float):
     return str(value)
   raise UserError(f'field {field!r} is {value!r}; text or a number is needed.')
-
-
-@dataclasses.dataclass(frozen=True)
-class RemoveFirstWord:
-  """Drops the inputs' text up to the first space, which holds the task's name.
-
-  Text without a space stays; other white space does not count (the "taskless" tasks of
-  google-research/prompt-tuning).
-
-  Attributes:
-    preprocess: what makes the inputs.
-  """
-  preprocess: Callable[[Example], list[Example]]
-
-  def __call__(self, example: Example) -> list[Example]:
-    rows = self.preprocess(example)
-    return [{**row, 'inputs': row['inputs'].partition(' ')[2] or row['inputs']} for row in rows]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

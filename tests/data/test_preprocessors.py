@@ -1,6 +1,4 @@
-"""Text forms against the reference's, and the laws of the token-level objectives."""
-
-import json
+"""Templates, and the laws of the token-level objectives."""
 
 import numpy as np
 import pytest
@@ -13,15 +11,6 @@ from prompt_tuning.errors import UserError
 
 VOCAB = vocabulary.ByteVocabulary(100)
 EXAMPLE = {'text': 'a fine film', 'n': 3, 'label': 'pos', 'flag': True, 'none': None}
-
-
-def test_remove_first_word_equals_the_reference(golden_dir):
-  golden = json.loads((golden_dir / 'text' / 'preprocess.json').read_text())
-  cases = golden['preprocessors']['anchor.remove_first_text_token']
-  strip = preprocessors.RemoveFirstWord(lambda example: [dict(example)])
-  for text, expected in cases:
-    assert strip({'inputs': text})[0]['inputs'] == expected, text
-  assert len(cases) > 5
 
 
 def test_template_fills_fields():

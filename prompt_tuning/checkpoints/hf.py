@@ -11,7 +11,9 @@ import shutil
 import numpy as np
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import infer, names, safetensors_file
+from prompt_tuning.atomic_file import write_atomically
+from prompt_tuning.checkpoints import names, safetensors_file
+from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.checkpoints.stored import StoredArray, StoredModel
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5Config
@@ -61,10 +63,10 @@ def open_folder(path) -> StoredModel:
     raise UserError(f'{folder} holds a model of type {settings.get("model_type")!r}; read are '
                     "'t5' (T5 1.0, 1.1, LM-adapted, Flan-T5, ByT5) and 'mt5'.")
   arrays = _rename(_weights(folder), settings)
-  shapes = {path: array.shape for path, array in arrays.items()}
+  found = shapes_lib.config_from_shapes(
+      {path: array.shape for path, array in arrays.items()}, str(folder))
   config = _config(settings, tied=names.HEAD not in arrays)
-  infer.check_config(config, infer.config_from_shapes(shapes, str(folder)), infer.ASSUMED,
-                     str(folder))
+  shapes_lib.check_config(config, found, shapes_lib.ASSUMED, str(folder))
   vocabulary, extra_ids = _vocabulary(folder, settings)
   return StoredModel(source=str(folder), arrays=arrays, config=config, vocabulary=vocabulary,
                      extra_ids=extra_ids)
@@ -253,4 +255,4 @@ def _write_vocabulary(folder, vocabulary_file, extra_ids):
 
 def _write_json(path, value):
   text = json.dumps(value, indent=2, sort_keys=True) + '\n'
-  safetensors_file.write_atomically(path, lambda file: file.write(text.encode('utf-8')))
+  write_atomically(path, lambda file: file.write(text.encode('utf-8')))

@@ -11,9 +11,11 @@ stacked on axis 0 under `layers` in memory only, and every file is per layer.
 
 import re
 
+from prompt_tuning.peft import prompt_init
+
 EMBEDDING = 'token_embedder/embedding'
 HEAD = 'decoder/logits_dense/kernel'
-PROMPT = 'encoder/prompt/prompt/prompt'
+PROMPT = prompt_init.PROMPT_PATH
 
 _ATTENTION = (('q', 'query'), ('k', 'key'), ('v', 'value'), ('o', 'out'))
 _DENSE = ('wi', 'wi_0', 'wi_1', 'wo')

@@ -19,6 +19,7 @@ import numpy as np
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import version
+from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.checkpoints import names, safetensors_file, t5x
 from prompt_tuning.errors import UserError
 
@@ -91,8 +92,8 @@ class Prompt:
     theirs = self.metadata.get('base_fingerprint')
     if base_fingerprint and theirs and theirs != base_fingerprint and not allow_mismatch:
       raise UserError(f'{self.source} was made for the base {theirs[:16]}... and this one is '
-                      f'{base_fingerprint[:16]}.... Give its base, or --allow_mismatch if this '
-                      'base is meant.')
+                      f'{base_fingerprint[:16]}.... Give its base, or '
+                      '--gin.ALLOW_MISMATCH=True if this base is meant.')
     theirs = self.metadata.get('vocabulary_hash')
     if vocabulary_hash and theirs and theirs != vocabulary_hash:
       raise UserError(f'{self.source} was made with the vocabulary {theirs[:16]}... and this one '
@@ -235,7 +236,7 @@ def save_prompt(path, array, metadata: Mapping | None = None):
   elif path.suffix == '.npy' and set(leaves) == {names.PROMPT}:
     if prompt.dtype == ml_dtypes.bfloat16:  # numpy alone could not read it back
       prompt = prompt.astype(np.float32)
-    safetensors_file.write_atomically(path, lambda file: np.save(file, prompt, allow_pickle=False))
+    write_atomically(path, lambda file: np.save(file, prompt, allow_pickle=False))
   elif path.suffix == '.npy':
     raise UserError(f'{path}: .npy holds one soft prompt, and these are {sorted(leaves)[:3]}. '
                     'Write .safetensors.')

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import hf, infer, t5x
+from prompt_tuning.checkpoints import hf, t5x
+from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.checkpoints.stored import StoredModel
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
@@ -263,7 +264,7 @@ def load_backbone(
     _log.info('%s: shape read off the files: %s; not told by them and taken from T5: %s',
               model.source, model.config, ', '.join(model.assumed) or 'nothing')
   else:
-    infer.check_config(config, model.config, model.assumed, model.source)
+    shapes_lib.check_config(config, model.config, model.assumed, model.source)
   config = dataclasses.replace(config or model.config, **options)
   module = T5(config=config)
   params, _ = read_params(model, abstract_params(module), param_dtype=param_dtype,

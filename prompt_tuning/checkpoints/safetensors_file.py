@@ -6,13 +6,13 @@ from ml_dtypes, so torch is not needed. Format: github.com/huggingface/safetenso
 
 import json
 import math
-import os
 import pathlib
 import struct
 from collections.abc import Mapping
 
 import numpy as np
 
+from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, read_rows, rows_per_block
 from prompt_tuning.errors import UserError
 
@@ -129,22 +129,3 @@ def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | 
       file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
   write_atomically(path, fill)
-
-
-def write_atomically(path: pathlib.Path, fill):
-  """Calls `fill(file)` on a temporary file beside `path` and renames it to `path`."""
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-      with temporary.open('wb') as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
-  except OSError as error:
-    raise UserError(f'Cannot write {path}: {error}. Give a folder that can be written and has '
-                    'room.') from error

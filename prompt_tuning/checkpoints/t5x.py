@@ -11,7 +11,7 @@ import re
 import msgpack
 import numpy as np
 
-from prompt_tuning.checkpoints import infer
+from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.checkpoints.stored import (
   DTYPES,
   StoredArray,
@@ -53,8 +53,8 @@ def open_checkpoint(path, step: int | None = None) -> StoredModel:
   return StoredModel(
       source=str(folder),
       arrays=arrays,
-      config=infer.config_from_shapes({p: a.shape for p, a in arrays.items()}, str(folder)),
-      assumed=infer.ASSUMED,
+      config=shapes_lib.config_from_shapes({p: a.shape for p, a in arrays.items()}, str(folder)),
+      assumed=shapes_lib.ASSUMED,
       step=_step(folder, state),
       optimizer_state=_arrays(folder, state.get('param_states') or {}))
 

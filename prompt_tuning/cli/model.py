@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import logging
+from collections.abc import Mapping, Sequence
 
 import jax
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
-from prompt_tuning.checkpoints import infer, prompt_file, restore
+from prompt_tuning.checkpoints import prompt_file, restore
+from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft import model as peft_model
@@ -35,6 +37,7 @@ class ModelConfig:
     num_partitions: devices that share one copy of the model.
     model_parallel_submesh: the same as sizes on a TPU torus, in place of num_partitions.
     seed: of random parameters and of the methods' first values.
+    class_labels: a list of texts, or {value: text}, that prompts start from; None: the task's.
   """
 
   checkpoint: str
@@ -47,11 +50,17 @@ class ModelConfig:
   num_partitions: int = 1
   model_parallel_submesh: tuple[int, ...] | None = None
   seed: int = 0
+  class_labels: Sequence[str] | Mapping | None = None
 
   def __post_init__(self):
     if self.param_dtype not in restore.PARAM_DTYPES:
       raise UserError(f'PARAM_DTYPE is {self.param_dtype!r}; allowed: '
                       f'{list(restore.PARAM_DTYPES)}.')
+    labels = self.class_labels
+    if isinstance(labels, Mapping):
+      object.__setattr__(self, 'class_labels', tuple(dict.fromkeys(labels.values())))
+    elif isinstance(labels, str):
+      raise UserError(f"CLASS_LABELS is {labels!r}; give a list, as in ['negative', 'positive'].")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,9 +103,10 @@ def module(config: ModelConfig, labels=None) -> peft_model.PeftModel:
   if config.checkpoint != restore.RANDOM:
     stored = restore.open_model(config.checkpoint)
     architecture = architecture or stored.config
-    infer.check_config(architecture, stored.config, stored.assumed, stored.source)
+    shapes_lib.check_config(architecture, stored.config, stored.assumed, stored.source)
   elif architecture is None:
     raise UserError("INITIAL_CHECKPOINT_PATH = 'random' needs a shape: add a --gin_file=models/...")
+  labels = config.class_labels or labels
   methods = tuple(_with_labels(method, labels) for method in config.methods)
   return peft_model.PeftModel(backbone=T5(config=architecture), methods=methods)
 

@@ -1,16 +1,15 @@
 """Generates over a task's examples, measures what comes out and keeps the predictions."""
 
-import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.data.loader import EvalBatch
 from prompt_tuning.data.task import Task
 from prompt_tuning.decoding.generate import DecodeConfig, generate_jit
@@ -131,25 +130,13 @@ def as_example(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_predictions(path: str | os.PathLike, predictions: Iterable[Mapping[str, Any]]):
-  """Writes JSON lines under a temporary name and renames: a file is whole or not there.
+  """Writes JSON lines, all or none.
 
   Raises:
     UserError: the file cannot be written.
   """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open('w', encoding='utf-8') as file:
-      for prediction in predictions:
-        file.write(json.dumps(prediction, ensure_ascii=False) + '\n')
-    os.replace(temporary, path)
-  except OSError as error:
-    raise UserError(f'Predictions cannot be written to {path}: {error.strerror}. Choose another '
-                    'place.') from error
-  finally:
-    with contextlib.suppress(OSError):  # renamed, or never made
-      temporary.unlink()
+  lines = (json.dumps(prediction, ensure_ascii=False) + '\n' for prediction in predictions)
+  write_atomically(path, lambda file: file.writelines(line.encode('utf-8') for line in lines))
 
 
 def _texts(record: Mapping[str, Any]) -> dict[str, Any]:

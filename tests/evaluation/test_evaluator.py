@@ -85,7 +85,7 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 
 def test_place_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='cannot be written'):
+  with pytest.raises(UserError, match='Cannot write'):
     run(output_file=tmp_path / 'file' / 'predictions.jsonl')
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import infer
+from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params
@@ -24,12 +24,12 @@ def shapes_of(config):
     {'num_encoder_layers': 11, 'num_decoder_layers': 1}])
 def test_every_field_comes_back(changes):
   config = dataclasses.replace(ODD, **changes)
-  assert infer.config_from_shapes(shapes_of(config), 'x') == config
+  assert shapes_lib.config_from_shapes(shapes_of(config), 'x') == config
 
 
 def test_a_prompt_beside_the_weights_does_not_matter():
   shapes = {**shapes_of(ODD), 'encoder/prompt/prompt/prompt': (6, 6)}
-  assert infer.config_from_shapes(shapes, 'x') == ODD
+  assert shapes_lib.config_from_shapes(shapes, 'x') == ODD
 
 
 @pytest.mark.parametrize('change, message', [
@@ -46,14 +46,14 @@ def test_refused(change, message):
   shapes = shapes_of(ODD)
   change(shapes)
   with pytest.raises(UserError, match=message):
-    infer.config_from_shapes(shapes, 'x')
+    shapes_lib.config_from_shapes(shapes, 'x')
 
 
 def test_agreeing_configurations():
   given = dataclasses.replace(
       ODD, relative_attention_max_distance=64, dtype='bfloat16', dropout_rate=0.0,
       scan_layers=True, mlp_activations=('relu', 'linear'))
-  infer.check_config(given, ODD, infer.ASSUMED, 'x')
+  shapes_lib.check_config(given, ODD, shapes_lib.ASSUMED, 'x')
 
 
 @pytest.mark.parametrize('changes', [
@@ -63,7 +63,7 @@ def test_agreeing_configurations():
 def test_disagreement_names_both_values(changes):
   (field, value), = changes.items()
   with pytest.raises(UserError) as error:
-    infer.check_config(dataclasses.replace(ODD, **changes), ODD, infer.ASSUMED, 'x')
+    shapes_lib.check_config(dataclasses.replace(ODD, **changes), ODD, shapes_lib.ASSUMED, 'x')
   assert (f'{field} is {value} in the configuration and {getattr(ODD, field)} in the file'
           in str(error.value))
 
@@ -71,4 +71,4 @@ def test_disagreement_names_both_values(changes):
 def test_what_a_file_tells_is_compared():
   given = dataclasses.replace(ODD, relative_attention_max_distance=64)
   with pytest.raises(UserError, match='relative_attention_max_distance is 64'):
-    infer.check_config(given, ODD, (), 'x')
+    shapes_lib.check_config(given, ODD, (), 'x')

@@ -5,7 +5,7 @@
 #   scripts/pretrain_demo.sh [WORK_DIR] [OUTPUT_DIR]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-work=${1:-pretrain_demo}
+work=${1:-runs/pretrain_demo}
 output=${2:-$work/backbone}
 python=${PYTHON:-python}
 

@@ -38,6 +38,8 @@ def test_wheel_contents(wheel):
   assert gin_files <= names
   backbone = {f'prompt_tuning/demo/backbone/{path.name}'
               for path in (ROOT / 'prompt_tuning/demo/backbone').glob('*')}
+  assert {'config.json', 'model.safetensors', 'spiece.model'} <= {
+      pathlib.PurePosixPath(name).name for name in backbone}
   assert backbone <= names
   assert 'prompt_tuning/cli/main.py' in names
   assert not [name for name in names if name.startswith(('tests/', 'gin/'))]
@@ -72,7 +74,9 @@ def test_gin_folder_is_no_package():
   assert done.returncode == 0
 
 
-def test_import_is_light():
-  code = ("import sys, prompt_tuning\n"
-          "sys.exit(any(name in sys.modules for name in ('tensorflow', 'gin', 'seqio')))")
-  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0
+def test_import_is_quick():
+  code = ('import time\nstart = time.perf_counter()\nimport prompt_tuning\n'
+          'print(time.perf_counter() - start)')
+  seconds = [float(subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True,
+                                  text=True, check=True).stdout) for _ in range(3)]
+  assert min(seconds) < 1.5

@@ -160,7 +160,7 @@ def train(state, *, step_fn, next_batch, last_step, config, evaluate=None, save=
       ending = ending or run.patience_is_gone()
 
     # 2. Save it: state, data position and history belong to the same step.
-    if step > first and (ending or is_best or _due(step, config.checkpoint_period)):
+    if is_best or (step > first and (ending or _due(step, config.checkpoint_period))):
       run.save(state, is_best)
     if ending:
       break

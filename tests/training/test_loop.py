@@ -106,6 +106,13 @@ def test_evaluation_at_the_start():
   assert 'save 0' not in world.events
 
 
+def test_the_start_is_saved_where_it_is_the_best():
+  world = World(scores={0: 0.9, 2: 0.5})
+  result = world.run(2, evaluate_at_start=True, best_metric='accuracy')
+  assert [e for e in world.events if e.startswith('save')] == ['save 0 best', 'save 2']
+  assert result.best == (0, 0.9)
+
+
 @pytest.mark.parametrize('mode, best, marked', [
     ('max', (4, 0.7), ['save 2 best', 'save 4 best']),
     ('min', (6, 0.1), ['save 2 best', 'save 6 best'])])

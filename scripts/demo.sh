@@ -4,15 +4,26 @@
 #   scripts/demo.sh [folder for the results, runs/demo by default]
 # TASK chooses another of gin/tasks/demo_*.gin.
 set -euo pipefail
+case "${1:-}" in
+  '') out=runs/demo ;;
+  /*) out=$1 ;;
+  *) out=$PWD/$1 ;;  # as the caller means it, wherever that is
+esac
 cd "$(dirname "$0")/.."
+
+# Earlier results are replaced; a folder with anything else in it is not this script's.
+if [[ -d "$out" && -n "$(ls -A "$out")" && ! -f "$out/seconds" ]]; then
+  echo "$out is not empty and holds no results of this script: give another folder." >&2
+  exit 2
+fi
 
 scripts/setup_venv.sh demo
 python="${VENV:-.venv}/bin/python"
-out=${1:-runs/demo}
 task=${TASK:-demo_sentiment}
 base=(--gin_file=models/demo.gin "--gin_file=tasks/$task.gin")
 rm -rf "$out/zero_shot" "$out/prompt" "$out/model" "$out/seconds"
 mkdir -p "$out"
+touch "$out/seconds"  # tells a later start that the folder is this script's
 
 # Runs a verb of the command line and keeps how long it took under the name of its row.
 timed() {

@@ -73,6 +73,9 @@ class T5Config:
     if self.dtype not in ('float32', 'bfloat16'):
       raise UserError(f"dtype is {self.dtype!r}; allowed: 'float32', 'bfloat16' (T5 overflows in "
                       'float16).')
+    rate = self.dropout_rate
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+      raise UserError(f'dropout_rate is {rate!r}; give a number from 0 to below 1.')
 
   def norm(self, name):
     return layers.RMSNorm(self.dtype, self.layer_norm_epsilon, name=name)

@@ -35,7 +35,7 @@ def adafactor(learning_rate=0.3, *, decay_rate=0.8, clipping_threshold=1.0,
     global_norm_clip_threshold: largest norm of the whole gradient, or None.
   """
   core = optax.adafactor(
-      learning_rate, min_dim_size_to_factor=min_dim_size_to_factor, decay_rate=decay_rate,
+      _rate(learning_rate), min_dim_size_to_factor=min_dim_size_to_factor, decay_rate=decay_rate,
       multiply_by_parameter_scale=multiply_by_parameter_scale,
       clipping_threshold=clipping_threshold, momentum=beta1,
       weight_decay_rate=weight_decay_rate or None, factored=factored)
@@ -50,13 +50,14 @@ def adafactor(learning_rate=0.3, *, decay_rate=0.8, clipping_threshold=1.0,
 def adamw(learning_rate=1e-3, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0,
           global_norm_clip_threshold=None):
   """AdamW (Loshchilov & Hutter 2019); the weight decay is multiplied by the learning rate."""
-  return _finish(optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
-                 global_norm_clip_threshold)
+  return _finish(
+      optax.adamw(_rate(learning_rate), b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+      global_norm_clip_threshold)
 
 
 def sgd(learning_rate=0.1, *, momentum=None, nesterov=False, global_norm_clip_threshold=None):
   """Stochastic gradient descent, with momentum if given."""
-  return _finish(optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
+  return _finish(optax.sgd(_rate(learning_rate), momentum=momentum, nesterov=nesterov),
                  global_norm_clip_threshold)
 
 
@@ -95,9 +96,24 @@ def _shift(opt_state, steps, kind):
   return jax.tree.map(shift, opt_state, is_leaf=lambda x: isinstance(x, kind))
 
 
+def _rate(learning_rate):
+  """The learning rate, once it is sure to be one."""
+  if callable(learning_rate) or (_is_number(learning_rate) and learning_rate >= 0):
+    return learning_rate
+  raise errors.UserError(f'LEARNING_RATE is {learning_rate!r}: give a number from 0 on, or a '
+                         'schedule such as @schedules.linear_warmup().')
+
+
+def _is_number(value):
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _finish(core, global_norm_clip_threshold):
   """Clips the whole gradient first where asked, and lets optax promote dtypes as it expects."""
   if global_norm_clip_threshold is not None:
+    if not _is_number(global_norm_clip_threshold) or global_norm_clip_threshold <= 0:
+      raise errors.UserError(f'GRADIENT_CLIP_NORM is {global_norm_clip_threshold!r}: give a number '
+                             'above 0, or None.')
     core = optax.chain(optax.clip_by_global_norm(global_norm_clip_threshold), core)
 
   def init(params):

@@ -1,6 +1,7 @@
 """From flags to one configured object: gin files, overrides, and what is wrong with them."""
 
 import ast
+import collections.abc
 import contextlib
 import dataclasses
 import difflib
@@ -32,6 +33,7 @@ def parse(
     overrides: Sequence[tuple[str, str]] = (),
     search_paths: Sequence[str] = (),
     bindings: Sequence[tuple[str, str]] = (),
+    more_files: Sequence[str] = (),
 ) -> None:
   """Parses gin files, then overrides, and locks the configuration.
 
@@ -41,6 +43,7 @@ def parse(
     overrides: (name, value) from `--gin.NAME=VALUE`; a value that is no gin literal is a string.
     search_paths: folders where gin files and their includes are looked up.
     bindings: (name, gin value) of the caller's own, after the files and before the overrides.
+    more_files: gin files after the bindings.
 
   Raises:
     UserError: a file is not there or does not parse; a name is unknown; a macro has no value.
@@ -51,6 +54,8 @@ def parse(
     parse_file(file)
   for name, value in bindings:
     _bind(name, value)
+  for file in more_files:
+    parse_file(file)
   for name, value in overrides:
     _override(name, value)
   _require_all_macros()
@@ -96,26 +101,52 @@ def check_types(instance) -> None:
   hints = typing.get_type_hints(type(instance))
   for field in dataclasses.fields(instance):
     value, allowed = getattr(instance, field.name), hints[field.name]
-    if dataclasses.is_dataclass(value):
-      check_types(value)
-    elif not _is_a(value, allowed):
-      kinds = ' or '.join(kind.__name__ for kind in _plain_kinds(allowed))
-      raise UserError(f'{field.name} of {type(instance).__name__} is {value!r}; allowed: {kinds}.')
+    if not _is_a(value, allowed):
+      raise UserError(f'{field.name} of {type(instance).__name__} is {value!r}; allowed: '
+                      f'{_in_words(allowed)}.')
+    for part in value if isinstance(value, tuple | list) else (value,):
+      # Only what gin files and flags configure; what a task is made of is its author's code.
+      if dataclasses.is_dataclass(part) and gin_config._inverse_lookup(type(part)) is not None:
+        check_types(part)
 
 
-def _plain_kinds(allowed) -> tuple[type, ...]:
-  """The types of a hint, none where one of them is more than a plain value."""
-  union = typing.get_origin(allowed) in (types.UnionType, typing.Union)
-  kinds = typing.get_args(allowed) if union else (allowed,)
-  plain = (int, float, str, bool, type(None))
-  return tuple(kinds) if all(kind in plain for kind in kinds) else ()
+def check_range(name: str, value, low: float, high: float | None = None) -> None:
+  """Refuses a number outside [low, high]; anything but a number is left to check_types.
+
+  Raises:
+    UserError: naming the macro `name`.
+  """
+  if isinstance(value, int | float) and not (low <= value and (high is None or value <= high)):
+    allowed = f'{low} or more' if high is None else f'{low} to {high}'
+    raise UserError(f'{name} is {value}; give {allowed}.')
 
 
 def _is_a(value, allowed) -> bool:
-  kinds = _plain_kinds(allowed)
-  if isinstance(value, bool):
-    return not kinds or bool in kinds
-  return not kinds or isinstance(value, kinds) or (float in kinds and isinstance(value, int))
+  """Whether a value fits a type hint; what a hint says about the inside of a mapping is not read."""
+  origin = typing.get_origin(allowed) or allowed
+  if origin in (types.UnionType, typing.Union):
+    return any(_is_a(value, kind) for kind in typing.get_args(allowed))
+  if origin is tuple:
+    kinds = typing.get_args(allowed)
+    return isinstance(value, tuple | list) and (
+        kinds[-1] is not Ellipsis or all(_is_a(part, kinds[0]) for part in value))
+  if isinstance(value, bool):  # which Python counts among the whole numbers
+    return allowed not in (int, float)
+  if origin is float:
+    return isinstance(value, int | float)
+  return isinstance(value, origin) if isinstance(origin, type) else True
+
+
+def _in_words(allowed) -> str:
+  origin = typing.get_origin(allowed) or allowed
+  kinds = [kind for kind in typing.get_args(allowed) if kind is not Ellipsis]
+  if origin in (types.UnionType, typing.Union):
+    return ' or '.join(map(_in_words, kinds))
+  if origin is tuple:
+    return f'a list of {", ".join(map(_in_words, kinds))}'
+  if origin is collections.abc.Callable:
+    return 'a function, such as @module.Name() of a gin file'
+  return {type(None): 'None'}.get(allowed, getattr(origin, '__name__', str(origin)))
 
 
 def text() -> str:

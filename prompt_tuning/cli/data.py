@@ -1,15 +1,22 @@
 """From the configuration of the data to caches of tokenised examples."""
 
 import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
 
+from prompt_tuning.cli import config as config_lib
 from prompt_tuning.data import cache as cache_lib
 from prompt_tuning.data import loader
 from prompt_tuning.data.task import Task
 from prompt_tuning.data.tasks import local_text
 from prompt_tuning.errors import UserError
+from prompt_tuning.evaluation import evaluator
+
+log = logging.getLogger(__name__)
+
+_MEASURED = 32  # examples that tell the metrics' names; some metrics need more than one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +46,15 @@ class DataConfig:
       raise UserError('No task is configured: add --gin_file=tasks/local_text.gin for files of '
                       'your own, or another of tasks/.')
     if not isinstance(self.feature_lengths, Mapping) or not all(
-        self.feature_lengths.get(name) for name in cache_lib.FEATURES):
-      raise UserError(f'TASK_FEATURE_LENGTHS is {self.feature_lengths!r}: give lengths for both, '
-                      "as in {'inputs': 256, 'targets': 16}.")
+        _is_length(self.feature_lengths.get(name)) for name in cache_lib.FEATURES):
+      raise UserError(f'TASK_FEATURE_LENGTHS is {self.feature_lengths!r}: give whole numbers from '
+                      "1 on for both, as in {'inputs': 256, 'targets': 16}.")
+    config_lib.check_range('MAX_BUCKETS', self.max_buckets, 1)
+    config_lib.check_range('RANDOM_SEED', self.seed, 0, 2**32 - 1)
+
+
+def _is_length(value) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def check_split(task: Task, split: str):
@@ -84,10 +97,31 @@ def user_cache() -> pathlib.Path:
   return pathlib.Path(root) / 'prompt_tuning'
 
 
-def metric_names(task: Task) -> tuple[str, ...]:
-  """Names of the task's metrics, in order, found by measuring one example against itself."""
-  if not task.metric_fns:
-    return ()
-  _, example = next(task.examples(task.eval_split))
-  target = task.postprocess_fn(example['targets'], example=example, is_target=True)
-  return tuple(task.metrics([target], [target]))
+def metric_names(task: Task, cache: cache_lib.Cache) -> tuple[str, ...] | None:
+  """Names of the task's metrics, in order, found by measuring a few targets against themselves.
+
+  Args:
+    task: the task.
+    cache: of the split that is evaluated.
+
+  Returns:
+    The names; None where the metrics cannot be had this way.
+  """
+  records = cache.records(range(min(len(cache), _MEASURED)))
+  examples = [evaluator.as_example(record) for record in records]
+  try:
+    targets = [task.postprocess_fn(example['targets'], example=example, is_target=True)
+               for example in examples]
+    return tuple(task.metrics(targets, targets)) or None
+  except UserError:
+    raise
+  except Exception:  # a user's functions: that they fail on a few targets is no mistake yet
+    log.info('Metrics of %s on its first targets:', task.name, exc_info=True)
+    return None
+
+
+def check_labels(task: Task, rank_labels: bool):
+  """Refuses RANK_LABELS for a task without labels."""
+  if rank_labels and not task.labels:
+    raise UserError(f'RANK_LABELS is True and task {task.name!r} has no labels to rank: give '
+                    'CLASS_LABELS, or leave RANK_LABELS out.')

@@ -5,7 +5,7 @@ import json
 import logging
 import pathlib
 
-from prompt_tuning.checkpoints import safetensors_file
+from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import dry_run, evaluation, past_run, process
@@ -28,6 +28,11 @@ class EvalConfig:
   eval_steps: int | None = None
   split: str | None = None
   rank_labels: bool = False
+  seed: int = 0
+
+  def __post_init__(self):
+    config_lib.check_range('EVAL_BATCH_SIZE', self.batch_size, 1)
+    config_lib.check_range('EVAL_STEPS', self.eval_steps, 1)
 
 
 def main(flags):
@@ -44,21 +49,19 @@ def main(flags):
 def run(config: EvalConfig) -> dict[str, float]:
   """Evaluates once; writes predictions.jsonl and metrics.json where there is a place for them."""
   data_lib.check_split(config.data.task, config.split or config.data.task.eval_split)
-  model = model_lib.load(config.model, config.data.task.labels)
-  params = model.params
-  if config.model_dir is not None and config.model.prompt_file is None:
-    params = past_run.trained_params(model, config.model_dir)
+  data_lib.check_labels(config.data.task, config.rank_labels)
+  model, params = past_run.load(config)
   output = _output_folder(config)
   measure = evaluation.Evaluation(
       model, config.data, config.decode, config.batch_size, config.eval_steps,
-      folder=config.model_dir, output=output, split=config.split, rank=config.rank_labels)
+      folder=config.model_dir, output=output, split=config.split, rank=config.rank_labels,
+      seed=config.seed)
   values = measure(params, 'predictions')
   if output is None:
     log.info('Predictions are not kept: give EVAL_OUTPUT_DIR to write them.')
   else:
     text = json.dumps(values, indent=2) + '\n'
-    safetensors_file.write_atomically(output / 'metrics.json',
-                                      lambda file: file.write(text.encode()))
+    write_atomically(output / 'metrics.json', lambda file: file.write(text.encode()))
     log.info('%s: predictions.jsonl, metrics.json.', output)
   return values
 

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import pathlib
 
+import jax
+
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
 from prompt_tuning.cli import data as data_lib
@@ -30,13 +32,15 @@ class Evaluation:
     split: None takes the task's own.
     rank: also measure rank classification, as rank/NAME, where the task has labels.
     loss: how the loss is measured.
+    seed: of the answers, where DECODE_STRATEGY is 'sample'.
   """
 
   def __init__(self, model, data: data_lib.DataConfig, decode: DecodeConfig, batch_size: int,
                max_batches: int | None = None, *, folder=None, output: pathlib.Path | None = None,
-               split: str | None = None, rank: bool = False, loss: LossConfig | None = None):
-    self._model, self._task, self._rank = model, data.task, rank and bool(data.task.labels)
-    self._decode = with_length(decode, data)
+               split: str | None = None, rank: bool = False, loss: LossConfig | None = None,
+               seed: int = 0):
+    self._model, self._task, self._rank = model, data.task, rank
+    self._decode, self._rng = with_length(decode, data), sampling_rng(decode, seed)
     self._output = output
     cache = data_lib.cache(data, split or data.task.eval_split, model.vocabulary, folder)
     self._batches = loader_lib.for_evaluation(
@@ -44,7 +48,9 @@ class Evaluation:
         buckets=data_lib.buckets(data, cache, model.prompt_length))
     self._place = functools.partial(partitioning.shard_batch, mesh=model.mesh)
     self._loss_step = step.make_eval_step(model.peft, loss=loss)
-    self.metric_names = data_lib.metric_names(data.task) or LOSS_METRICS
+    # None: not known before the first evaluation.
+    self.metric_names = data_lib.metric_names(data.task, cache) if (
+        data.task.metric_fns) else LOSS_METRICS
 
   def __call__(self, params, name: str) -> dict[str, float]:
     """Measures these parameters; predictions go to NAME.jsonl.
@@ -60,7 +66,7 @@ class Evaluation:
       return self._loss(params)
     shared = {'place_batch': self._place, 'output_file': self._file(name)}
     result = evaluator.evaluate(self._task, self._model.peft, params, self._batches,
-                                self._model.vocabulary, self._decode, **shared)
+                                self._model.vocabulary, self._decode, rng=self._rng, **shared)
     if not self._rank:
       return result.metrics
     shared['output_file'] = self._file(f'{name}_rank')
@@ -77,6 +83,11 @@ class Evaluation:
              for batch in self._batches]
     values = metrics.summarize(pairs)
     return {name: values[name] for name in LOSS_METRICS}
+
+
+def sampling_rng(decode: DecodeConfig, seed: int):
+  """The key that samples are drawn with; None where nothing is drawn."""
+  return jax.random.key(seed) if decode.strategy == 'sample' else None
 
 
 def with_length(decode: DecodeConfig, data: data_lib.DataConfig) -> DecodeConfig:

@@ -1,17 +1,23 @@
 """`prompt-tuning infer`: lines in, answers as JSONL out.
 
-A line is the text of an input as the model is to read it, or a JSON object: with `inputs`, the
-same, else with the fields that the task makes its input from. An answer is
-{"inputs", "prediction", "scores"}, scores being log-probabilities by answer.
+A line is a text or a JSON object. For a local_text task the text is the field of INPUT_TEMPLATE;
+for others it is the input as the model is to read it. An object holds `inputs`, such a whole input,
+or the fields that the task makes its input from. An answer is {"inputs", "prediction", "scores"},
+scores being log-probabilities by answer.
 """
 
 import contextlib
 import dataclasses
 import functools
 import itertools
+import io
 import json
+import os
+import pathlib
 import sys
 from collections.abc import Iterator
+
+import jax
 
 from prompt_tuning import partitioning
 from prompt_tuning.cli import config as config_lib
@@ -20,6 +26,7 @@ from prompt_tuning.cli import dry_run, evaluation, past_run, process
 from prompt_tuning.cli import model as model_lib
 from prompt_tuning.data.preprocessors import Template
 from prompt_tuning.data.sources import NO_LABEL
+from prompt_tuning.data.tasks import local_text
 from prompt_tuning.decoding.generate import DecodeConfig
 from prompt_tuning.errors import UserError
 from prompt_tuning.evaluation import predict
@@ -37,6 +44,10 @@ class InferConfig:
   model_dir: str | None = None
   batch_size: int = 32
   rank_labels: bool = False
+  seed: int = 0
+
+  def __post_init__(self):
+    config_lib.check_range('EVAL_BATCH_SIZE', self.batch_size, 1)
 
 
 def main(flags):
@@ -47,20 +58,19 @@ def main(flags):
   if flags.dry_run:
     dry_run.print_model(config)
   else:
-    with _open(flags.input, 'r', sys.stdin) as lines, _open(flags.output, 'w', sys.stdout) as out:
+    with _reading(flags.input) as lines, _writing(flags.output) as out:
       run(config, flags.input, lines, out)
 
 
 def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
   """Answers all lines; returns their number."""
+  data_lib.check_labels(config.data.task, config.rank_labels)
   texts = _texts(config.data.task, name, lines)
   first = next(texts, None)  # a mistake in the file shows before the model is loaded
   if first is None:
     raise UserError(f'--input={name} is empty: give at least one line.')
-  model = model_lib.load(config.model, config.data.task.labels)
-  params = model.params
-  if config.model_dir is not None and config.model.prompt_file is None:
-    params = past_run.trained_params(model, config.model_dir)
+  model, params = past_run.load(config)
+  rng = evaluation.sampling_rng(config.decode, config.seed)
   answer = functools.partial(
       predict.predict, model=model.peft, params=params, vocabulary=model.vocabulary,
       config=evaluation.with_length(config.decode, config.data),
@@ -69,25 +79,30 @@ def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
       place_batch=functools.partial(partitioning.shard_batch, mesh=model.mesh))
   count = 0
   texts = itertools.chain([first], texts)
-  while chunk := list(itertools.islice(texts, _CHUNK * config.batch_size)):
-    for row in answer(chunk):
+  for number in itertools.count():
+    chunk = list(itertools.islice(texts, _CHUNK * config.batch_size))
+    if not chunk:
+      return count
+    for row in answer(chunk, rng=None if rng is None else jax.random.fold_in(rng, number)):
       out.write(json.dumps(row, ensure_ascii=False) + '\n')
     out.flush()
     count += len(chunk)
-  return count
 
 
 def _texts(task, name: str, lines: Iterator[str]) -> Iterator[str]:
   """The input texts of all lines that are not empty."""
-  for number, line in enumerate(lines, 1):
+  for number, line in enumerate(_decoded(name, lines), 1):
     line = line.rstrip('\r\n')
     if not line.strip():
       continue
-    if not line.lstrip().startswith('{'):
-      yield line
-      continue
     try:
-      yield _inputs_of(task, json.loads(line))
+      text = (_inputs_of(task, json.loads(line)) if line.lstrip().startswith('{')
+              else _inputs_of_text(task, line))
+      text.encode('utf-8')
+      yield text
+    except UnicodeEncodeError as error:
+      raise UserError(f'{name}:{number}: {error.object[error.start]!a} is half of a character, '
+                      'which is no text. Give whole characters.') from None
     except json.JSONDecodeError as error:
       raise UserError(f'{name}:{number}: not valid JSON: {error.msg} at column {error.colno}. A '
                       'line that begins with { has to be one JSON object.') from None
@@ -95,34 +110,89 @@ def _texts(task, name: str, lines: Iterator[str]) -> Iterator[str]:
       raise UserError(f'{name}:{number}: {error}') from None
 
 
+def _decoded(name: str, lines: Iterator[str]) -> Iterator[str]:
+  try:
+    yield from lines
+  except UnicodeDecodeError as error:
+    raise UserError(f'--input={name} is not UTF-8: {error.reason} at byte {error.start}. Convert '
+                    'it to UTF-8.') from None
+
+
+def _inputs_of_text(task, text: str) -> str:
+  """The input of a plain line: the template's one field, or the input itself."""
+  if not isinstance(task.preprocess, Template) or task.name != local_text.NAME:
+    return text
+  fields = sorted(set(task.preprocess.fields))
+  if len(fields) > 1:
+    raise UserError(f'INPUT_TEMPLATE has the fields {", ".join(fields)}, and a plain line can only '
+                    'fill one. Give JSON objects with these fields, or with the whole "inputs".')
+  return _inputs_of(task, {fields[0]: text})
+
+
+def _is_field(task, name: str) -> bool:
+  return isinstance(task.preprocess, Template) and name in task.preprocess.fields
+
+
 def _inputs_of(task, row: dict) -> str:
   """The input of a JSON object: given whole, or made by the task from its fields."""
-  if isinstance(row.get('inputs'), str):
+  if isinstance(row.get('inputs'), str) and not _is_field(task, 'inputs'):
     return row['inputs']
   preprocess, unlabelled = task.preprocess, {'label': NO_LABEL}
   if isinstance(preprocess, Template):
     preprocess, unlabelled = dataclasses.replace(preprocess, required_target=False), {}
     row = {name: row[name] for name in row if name != preprocess.target_field}
   try:
-    return preprocess({**unlabelled, **row})[0]['inputs']
+    # An answer is asked for: a label that the row has, in whatever form, is not looked at.
+    return preprocess({**row, **unlabelled})[0]['inputs']
   except (KeyError, IndexError, TypeError) as error:
     raise UserError(f'task {task.name} cannot make an input of the fields {", ".join(row)}: '
                     f'{type(error).__name__} {error}. Give its fields, or "inputs".') from None
 
 
 @contextlib.contextmanager
-def _open(path: str, mode: str, standard):
-  """The file, or the standard stream for '-'."""
+def _reading(path: str):
+  """The lines of a file, or of stdin for '-', as UTF-8 whatever the locale says."""
   if path == '-':
-    yield standard
+    if isinstance(sys.stdin, io.TextIOWrapper):
+      sys.stdin.reconfigure(encoding='utf-8', errors='strict')
+    yield sys.stdin
     return
   try:
-    with open(path, mode, encoding='utf-8') as file:
-      yield file
+    file = open(path, encoding='utf-8')
   except FileNotFoundError:
-    raise UserError(f'There is no {path}: give an existing file, or - for the standard '
-                    'stream.') from None
-  except UnicodeDecodeError as error:
-    raise UserError(f'{path} is not UTF-8: {error.reason} at byte {error.start}.') from None
+    raise UserError(f'--input={path}: there is no such file. Give an existing file, or - for the '
+                    'standard input.') from None
   except OSError as error:
-    raise UserError(f'{path} cannot be used: {error.strerror}.') from None
+    raise UserError(f'--input={path} cannot be read: {error.strerror}.') from None
+  with file:
+    yield file
+
+
+@contextlib.contextmanager
+def _writing(path: str):
+  """The standard output for '-', else a file that takes its place once all is answered."""
+  if path == '-':
+    if isinstance(sys.stdout, io.TextIOWrapper):
+      sys.stdout.reconfigure(encoding='utf-8')
+    yield sys.stdout
+    return
+  if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device; a folder is refused
+    temporary = pathlib.Path(path)
+  else:
+    whole = pathlib.Path(path).resolve()  # a link stays one
+    temporary = whole.with_name(f'.{whole.name}.{os.getpid()}.tmp')
+  try:
+    file = temporary.open('w', encoding='utf-8')
+  except OSError as error:
+    raise UserError(f'--output={path} cannot be written: {error.strerror}. Give a file in a '
+                    'folder that can be written.') from None
+  if temporary == pathlib.Path(path):
+    with file:
+      yield file
+    return
+  try:
+    with file:
+      yield file
+    os.replace(temporary, whole)
+  finally:
+    temporary.unlink(missing_ok=True)  # nothing is left of it where it was renamed

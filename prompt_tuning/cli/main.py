@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,10 @@ _EVAL_EXAMPLE = """\
 example, with the configuration, the base and the best checkpoint of a run:
   prompt-tuning eval --gin.MODEL_DIR=runs/reviews
 
+example, the same on another task: gin files go on top of the run's configuration
+  prompt-tuning eval --gin.MODEL_DIR=runs/reviews --gin_file=tasks/sst2.gin \\
+    --gin.DATA_DIR=/data/glue --gin.EVAL_OUTPUT_DIR=out
+
 example, a prompt file on a base model:
   prompt-tuning eval \\
     --gin_file=models/t5_1_1_lm100k_base.gin --gin_file=peft/prompt.gin \\
@@ -40,7 +45,11 @@ example, a prompt file on a base model:
 _INFER_EXAMPLE = """\
 example:
   prompt-tuning infer --gin.MODEL_DIR=runs/reviews --input=new.txt --output=answers.jsonl
-  echo 'review: what a film' | prompt-tuning infer --gin.MODEL_DIR=runs/reviews"""
+  echo 'what a film' | prompt-tuning infer --gin.MODEL_DIR=runs/reviews
+
+A line is a JSON object with the fields of INPUT_TEMPLATE (or of the task), or with the whole input
+as "inputs"; or plain text, which fills the one field of INPUT_TEMPLATE. For tasks other than
+local_text, plain text is the whole input as the model is to read it."""
 
 _EXPORT_EXAMPLE = """\
 example:
@@ -76,8 +85,9 @@ VERBS = {
         example=_INFER_EXAMPLE, run_file='runs/infer.gin',
         flags=(
             ('--input', dict(metavar='FILE', default='-', help=(
-                'text lines, or JSONL with the fields of the input template; - is stdin'))),
-            ('--output', dict(metavar='FILE', default='-', help='JSONL; - is stdout')))),
+                'text lines or JSONL, see below; - is stdin'))),
+            ('--output', dict(metavar='FILE', default='-', help=(
+                'JSONL, written once all is answered; - is stdout, written as it goes'))))),
     'export': Verb(
         purpose='write the prompt, or the merged model, of a run as a file for others',
         example=_EXPORT_EXAMPLE, run_file='runs/export.gin',
@@ -103,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
           'command is given again', file=sys.stderr)
     return 1
   except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-    sys.stderr.close()
+    # What is still buffered would fail once more at exit, loudly.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
     return 1
   return 0
 
@@ -123,6 +134,9 @@ def parse_flags(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
   gin_flags = [flag for flag in argv if flag.startswith('--gin.')]
   others = [flag for flag in argv if not flag.startswith('--gin.')]
   overrides = [_split_override(flag) for flag in gin_flags]
+  if others and others[0].partition('=')[0] in _flags_of_verbs():
+    raise UserError(f'{others[0]} stands before the verb. The verb comes first, as in '
+                    f'`prompt-tuning train {others[0]}`; verbs: {", ".join(VERBS)}.')
   flags, unknown = parser.parse_known_args(others)
   if unknown:
     raise UserError(_unknown_flag(unknown[0], flags.verb))
@@ -174,6 +188,11 @@ _COMMON_FLAGS = (
     ('--dry_run', dict(
         action='store_true', help='build everything, print sizes and shapes, touch no file')),
 )
+
+
+def _flags_of_verbs() -> set[str]:
+  own = (flag for verb in VERBS.values() for flag in verb.flags)
+  return {name for name, _ in (*_COMMON_FLAGS, *own)}
 
 
 def _unknown_flag(given: str, verb: str) -> str:

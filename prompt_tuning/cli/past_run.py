@@ -6,7 +6,9 @@ import pathlib
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.cli import config as config_lib
+from prompt_tuning.cli import model as model_lib
 from prompt_tuning.errors import UserError
+from prompt_tuning.peft import model as peft_model
 
 log = logging.getLogger(__name__)
 
@@ -16,10 +18,10 @@ PROMPT = 'prompt.safetensors'
 
 
 def parse(flags, *, reads_examples: bool) -> None:
-  """Parses the gin files that are named, else those of the run in MODEL_DIR.
+  """Parses the configuration of the run in MODEL_DIR, if one is named, and the named gin files.
 
-  A run's own configuration is read after the verb's gin file, so that what the run set wins;
-  CHECKPOINT_PATH is then the base it was trained on.
+  A run's own configuration is read after the verb's gin file, so that what the run set wins, and
+  before the gin files that are named; CHECKPOINT_PATH is then the base it was trained on.
 
   Args:
     flags: of the command line.
@@ -29,13 +31,13 @@ def parse(flags, *, reads_examples: bool) -> None:
     UserError: neither gin files nor MODEL_DIR, or a MODEL_DIR without a run.
   """
   given = dict(flags.overrides)
-  if flags.gin_file:
+  saved = pathlib.Path(config_lib.plain(given.get('MODEL_DIR', ''))) / CONFIG
+  if flags.gin_file and not ('MODEL_DIR' in given and saved.is_file()):
     config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
     return
   if 'MODEL_DIR' not in given:
     raise UserError('Nothing is configured: give --gin.MODEL_DIR=... of a run, or the gin files of '
                     f'a model, a method and a task with {flags.run_file}. See --help.')
-  saved = pathlib.Path(config_lib.plain(given['MODEL_DIR'])) / CONFIG
   if not saved.is_file():
     raise UserError(f'MODEL_DIR={saved.parent} holds no run: there is no {CONFIG} in it. Give the '
                     'MODEL_DIR of a `prompt-tuning train`.')
@@ -44,7 +46,34 @@ def parse(flags, *, reads_examples: bool) -> None:
               ('PROMPT_FILE', 'None')]  # where the run ended counts, not where it started
   if not reads_examples:
     bindings += [('TRAIN_FILE', 'None'), ('EVAL_FILE', 'None')]  # may be gone by now
-  config_lib.parse([flags.run_file, str(saved)], flags.overrides, flags.gin_search_paths, bindings)
+  config_lib.parse([flags.run_file, str(saved)], flags.overrides, flags.gin_search_paths, bindings,
+                   more_files=flags.gin_file)
+
+
+def load(config) -> tuple[model_lib.Model, dict]:
+  """The model of an EvalConfig or InferConfig and all its parameters, the trained ones in place.
+
+  Raises:
+    UserError: as model.load and trained_params, or the methods' leaves come from nowhere.
+  """
+  if config.model.methods and config.model_dir is None and config.model.prompt_file is None:
+    _refuse_untrained(model_lib.module(config.model, config.data.task.labels))
+  model = model_lib.load(config.model, config.data.task.labels)
+  if config.model_dir is None or config.model.prompt_file is not None:
+    return model, model.params
+  return model, trained_params(model, config.model_dir)
+
+
+def _refuse_untrained(module: peft_model.PeftModel):
+  """Refuses methods whose own leaves would stay at their first values."""
+  base = params_lib.flatten(peft_model.abstract_params(module.backbone))
+  added = [path for path in params_lib.flatten(peft_model.abstract_params(module))
+           if path not in base]
+  if added:
+    raise UserError(
+        f'Neither PROMPT_FILE nor MODEL_DIR is given, so {added[0]} would be untrained. Give '
+        '--gin.PROMPT_FILE=... (a prompt file, or a T5X checkpoint that holds a prompt), '
+        '--gin.MODEL_DIR=... of a run, or leave the peft/ gin file out to measure the base alone.')
 
 
 def trained_params(model, model_dir: str) -> dict:
@@ -64,7 +93,11 @@ def trained_params(model, model_dir: str) -> dict:
   trainable, frozen = model.split()
   with RunCheckpoints(folder, create=False) as checkpoints:
     best = checkpoints.info().get('best')
-    step = best[0] if best and best[0] in checkpoints.all_steps() else None
+    step = best[0] if best else None
+    if best and step not in checkpoints.all_steps():
+      log.warning('%s: the best evaluation was at step %d, which is no longer there: the latest '
+                  'checkpoint, step %d, is taken.', folder, step, checkpoints.latest_step())
+      step = None
     restored = checkpoints.restore({'trainable': trainable}, step, partial=True)
   theirs = restored.info['base_fingerprint']
   if theirs != model.base_fingerprint:

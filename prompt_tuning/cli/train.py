@@ -5,6 +5,7 @@ cache/ (tokenised examples), metrics.jsonl, TensorBoard events, predictions/ (on
 evaluation) and prompt.safetensors (the best evaluation's leaves).
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -61,8 +62,11 @@ class TrainConfig:
     if not self.model.methods:
       raise UserError('No method is configured, so nothing would be trained: add '
                       '--gin_file=peft/prompt.gin, or another of peft/.')
-    if isinstance(self.train_steps_relative, int) and self.train_steps_relative < 1:
-      raise UserError(f'TRAIN_STEPS_RELATIVE is {self.train_steps_relative}; give 1 or more.')
+    for name in ('batch_size', 'eval_batch_size', 'num_microbatches', 'train_steps_relative',
+                 'eval_period', 'eval_steps', 'save_period', 'write_period', 'patience'):
+      config_lib.check_range(name.upper(), getattr(self, name), 1)
+    for name in ('train_steps', 'initial_step'):
+      config_lib.check_range(name.upper(), getattr(self, name), 0)
 
 
 def main(flags):
@@ -80,7 +84,7 @@ def run(config: TrainConfig) -> loop.Result:
   """Trains, or goes on with what MODEL_DIR holds."""
   for split in (config.data.task.train_split, config.data.task.eval_split):
     data_lib.check_split(config.data.task, split)
-  folder = _open_folder(config.model_dir)
+  folder = _make_folder(config.model_dir)
   model = model_lib.load(config.model, config.data.task.labels)
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
   loader = loader_lib.for_training(
@@ -88,7 +92,7 @@ def run(config: TrainConfig) -> loop.Result:
       buckets=data_lib.buckets(config.data, cache, model.prompt_length))
   evaluate = evaluation.Evaluation(
       model, config.data, config.decode, config.eval_batch_size, config.eval_steps, folder=folder,
-      output=folder / 'predictions', loss=config.loss)
+      output=folder / 'predictions', loss=config.loss, seed=config.seed)
   loop_config = _loop_config(config, evaluate.metric_names)
   first_step = config.initial_step if config.initial_step is not None else model.base_step
   last_step = loop.last_step(first_step, config.train_steps, config.train_steps_relative)
@@ -103,7 +107,9 @@ def run(config: TrainConfig) -> loop.Result:
 
   with RunCheckpoints(folder / past_run.CHECKPOINTS,
                       maximize=loop_config.best_mode == 'max') as checkpoints:
-    state, rng, history = _restore(checkpoints, state, rng, loader, model)
+    state, rng, history = _restore(checkpoints, state, rng, loader, model, config)
+    # Only now: a start that is refused leaves the configuration of the run that is there.
+    _write_config(folder)
     save = functools.partial(_save, checkpoints, model, config, loop_config, loader, rng, folder)
     step_fn = step.make_train_step(model.peft, config.optimizer, loss=config.loss,
                                    num_microbatches=config.num_microbatches)
@@ -123,27 +129,46 @@ def run(config: TrainConfig) -> loop.Result:
   return result
 
 
-def _open_folder(model_dir: str) -> pathlib.Path:
-  """Makes MODEL_DIR and keeps the configuration in it."""
+def _make_folder(model_dir: str) -> pathlib.Path:
+  """Makes MODEL_DIR, before anything takes time."""
   folder = pathlib.Path(model_dir)
-  try:
+  with _writing(folder):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / past_run.CONFIG).write_text(config_lib.text())
-    (folder / 'operative_config.gin').write_text(config_lib.operative_text())
-  except OSError as error:
-    raise UserError(f'MODEL_DIR={model_dir} cannot be written: {error.strerror}. Give a folder '
-                    'that can be made and written.') from None
   return folder
 
 
+def _write_config(folder: pathlib.Path):
+  """Keeps the configuration in MODEL_DIR."""
+  with _writing(folder):
+    (folder / past_run.CONFIG).write_text(config_lib.text(), encoding='utf-8')
+    (folder / 'operative_config.gin').write_text(config_lib.operative_text(), encoding='utf-8')
+
+
+@contextlib.contextmanager
+def _writing(folder):
+  try:
+    yield
+  except OSError as error:
+    raise UserError(f'MODEL_DIR={folder} cannot be written: {error.strerror}. Give a folder that '
+                    'can be made and written.') from None
+
+
 def _loop_config(config: TrainConfig, metric_names) -> loop.LoopConfig:
-  best = config.best_metric or metric_names[0]
-  if best not in metric_names:
+  best = config.best_metric
+  if metric_names is None:
+    log.warning('The names of the metrics of %s are not known before its first evaluation: %s.',
+                config.data.task.name,
+                f'{best} is taken on trust' if best else 'give BEST_METRIC, or the latest '
+                'checkpoint counts')
+    metric_names = () if best is None else (best,)
+  else:
+    best = best or metric_names[0]
+  if best is not None and best not in metric_names:
     raise UserError(f'BEST_METRIC is {best!r}; the task has {", ".join(metric_names)}.')
   return loop.LoopConfig(
       eval_period=config.eval_period, checkpoint_period=config.save_period,
       write_period=config.write_period, best_metric=best,
-      best_mode=config.best_mode or ('min' if 'loss' in best else 'max'),
+      best_mode=config.best_mode or ('min' if 'loss' in (best or '') else 'max'),
       patience=config.patience, evaluate_at_start=config.eval_at_start)
 
 
@@ -161,7 +186,7 @@ def _log_plan(config, model, loader, trainable, frozen, first_step, last_step):
              'INITIAL_STEP' if config.initial_step is not None else 'that of the base')
 
 
-def _restore(checkpoints, state, rng, loader, model):
+def _restore(checkpoints, state, rng, loader, model, config):
   """(state, rng, history): of the latest checkpoint, or as given in a new MODEL_DIR."""
   if checkpoints.latest_step() is None:
     return state, rng, []
@@ -172,12 +197,31 @@ def _restore(checkpoints, state, rng, loader, model):
         f'{checkpoints.directory} was trained on the base {theirs[:16]}... and this one is '
         f'{model.base_fingerprint[:16]}.... Give the same INITIAL_CHECKPOINT_PATH, or another '
         'MODEL_DIR.')
+  _check_plan(restored.info.get('plan', {}), _plan(loader, config), checkpoints.directory)
   loader.index = restored.info['data_index']
   log.info('Continuing from step %d of %s.', restored.step, checkpoints.directory)
   arrays = restored.arrays
   state = state.replace(step=arrays['step'], trainable=arrays['trainable'],
                         opt_state=arrays['opt_state'])
   return state, arrays['rng'], restored.info['history']
+
+
+def _plan(loader, config) -> dict:
+  """All that decides which examples batch n holds, by what a user calls it; JSON values."""
+  plan = loader.plan
+  return {'the training data (its cache)': pathlib.Path(loader.cache.path).name,
+          'BATCH_SIZE': plan.batch_size, 'RANDOM_SEED': config.data.seed,
+          'the shapes (MAX_BUCKETS)': [list(shape) for shape in plan.buckets],
+          'the remainder of an epoch': plan.remainder}
+
+
+def _check_plan(theirs: dict, ours: dict, directory):
+  """Refuses to go on at the old position of other batches; a run without a plan is believed."""
+  wrong = [f'{name}: {theirs[name]} there, {value} here' for name, value in ours.items()
+           if theirs.get(name, value) != value]
+  if wrong:
+    raise UserError(f'{directory} was trained on other batches: {"; ".join(wrong)}. Continue with '
+                    'the same settings, or choose another MODEL_DIR.')
 
 
 def _arrays(state, rng) -> dict:
@@ -189,7 +233,7 @@ def _save(checkpoints, model, config, loop_config, loader, rng, folder, state, h
   """Saves a checkpoint; the best one's leaves also become the prompt file."""
   now = int(state.step)
   evaluated = history[-1]['metrics'] if history and history[-1]['step'] == now else {}
-  info = {'data_index': loader.index, 'history': history,
+  info = {'data_index': loader.index, 'plan': _plan(loader, config), 'history': history,
           'best': loop.best_evaluation(history, loop_config),
           'base_fingerprint': model.base_fingerprint}
   checkpoints.save(now, _arrays(state, rng), info, score=evaluated.get(loop_config.best_metric))

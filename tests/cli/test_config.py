@@ -126,6 +126,48 @@ def test_override_of_a_parameter_and_of_a_reference(required):
   assert type(run.model.methods[0].init).__name__ == 'Uniform'
 
 
+@pytest.mark.parametrize('name', ['adafactor', 'adamw', 'sgd'])
+def test_every_optimizer_has_the_rate_and_the_clipping(required, name):
+  from prompt_tuning.cli import train
+  config.parse(TRAIN, [*required, ('OPTIMIZER', f'@optimizer.{name}()'), ('LEARNING_RATE', '0.25'),
+                       ('GRADIENT_CLIP_NORM', '1.5')])
+  config.build(train.TrainConfig)
+  text = config.operative_text()
+  assert f'optimizer.{name}.learning_rate = %LEARNING_RATE' in text
+  assert f'optimizer.{name}.global_norm_clip_threshold = %GRADIENT_CLIP_NORM' in text
+
+
+def test_schedule_as_the_rate(required):
+  import jax.numpy as jnp
+
+  from prompt_tuning.cli import train
+  config.parse(TRAIN, [
+      *required, ('OPTIMIZER', '@optimizer.sgd()'), ('LEARNING_RATE', '@schedules.linear_warmup()'),
+      ('schedules.linear_warmup.schedule', '0.5'), ('schedules.linear_warmup.warmup_steps', '2')])
+  optimizer = config.build(train.TrainConfig).optimizer
+  gradient, updates = {'x': jnp.ones(())}, []
+  state = optimizer.init(gradient)
+  for _ in range(4):
+    update, state = optimizer.update(gradient, state, gradient)
+    updates.append(float(update['x']))
+  assert updates == [0, -0.25, -0.5, -0.5]
+
+
+@pytest.mark.parametrize(('task', 'given', 'expected'), [
+    ('tasks/sst2.gin', None, ('negative', 'positive')),
+    ('tasks/sst2.gin', "['bad', 'good']", ('bad', 'good')),
+    ('tasks/local_text.gin', "['bad', 'yes']", ('bad', 'yes')),
+    ('tasks/local_text.gin', "{'no': 'bad', 'yes': 'good'}", ('bad', 'good')),
+])
+def test_class_labels(required, task, given, expected):
+  from prompt_tuning.cli import model, train
+  files = ['models/t5_1_1_small.gin', 'peft/prompt.gin', task, 'runs/train.gin']
+  overrides = required if 'local' in task else REQUIRED
+  config.parse(files, [*overrides, *([] if given is None else [('CLASS_LABELS', given)])])
+  run = config.build(train.TrainConfig)
+  assert model.module(run.model, run.data.task.labels).methods[0].init.labels == expected
+
+
 def test_saved_text_configures_the_same_run(required, tmp_path):
   from prompt_tuning.cli import train
   config.parse(TRAIN, [*required, ('PROMPT_LENGTH', '7')])

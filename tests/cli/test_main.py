@@ -32,6 +32,8 @@ def test_version(capsys):
     (['train', '--BATCH_SIZE=3'], ('--gin.BATCH_SIZE',)),
     (['train', '--gin.BATCH_SIZE', '3'], ('--gin.BATCH_SIZE', '--gin.NAME=VALUE')),
     (['train', 'extra'], ("'extra'",)),
+    (['--gin_file=x', 'train'], ('--gin_file=x', 'verb comes first', 'prompt-tuning train')),
+    (['--gin_file', 'x', 'train'], ('verb comes first',)),
     (['export', '--gin.MODEL_DIR=x'], ('--output',)),
     (['train'], ('--gin_file',)),
     (['eval'], ('MODEL_DIR',)),

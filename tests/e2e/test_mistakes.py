@@ -1,9 +1,13 @@
 """Every mistake of a user ends in one message and exit code 2, without a traceback."""
 
+import io
+import sys
+
 import numpy as np
 import pytest
 
 from prompt_tuning.cli import main
+from prompt_tuning.training import loop
 
 
 def refused(argv, words, capsys):
@@ -31,7 +35,23 @@ SETTINGS = {
     'batch of nothing': ({'BATCH_SIZE': 0}, ('BATCH_SIZE',)),
     'batch over devices': ({'BATCH_SIZE': 6}, ('6 rows', '8')),
     'steps': ({'TRAIN_STEPS_RELATIVE': 0}, ('TRAIN_STEPS_RELATIVE', '1 or more')),
-    'evaluation period': ({'EVAL_PERIOD': 0}, ('eval_period',)),
+    'evaluation period': ({'EVAL_PERIOD': 0}, ('EVAL_PERIOD',)),
+    'evaluation steps': ({'EVAL_STEPS': -1}, ('EVAL_STEPS is -1', '1 or more')),
+    'micro-batches': ({'NUM_MICROBATCHES': 0}, ('NUM_MICROBATCHES is 0', '1 or more')),
+    'buckets': ({'MAX_BUCKETS': 0}, ('MAX_BUCKETS is 0', '1 or more')),
+    'seed': ({'RANDOM_SEED': -1}, ('RANDOM_SEED is -1', '0 to')),
+    'rate': ({'LEARNING_RATE': -0.1}, ('LEARNING_RATE is -0.1', 'schedule')),
+    'clipping': ({'GRADIENT_CLIP_NORM': 'abc'}, ("GRADIENT_CLIP_NORM is 'abc'", 'above 0')),
+    'optimizer': ({'OPTIMIZER': 'adamw'}, ("optimizer of TrainConfig is 'adamw'",)),
+    'dropout': ({'DROPOUT_RATE': 2}, ('dropout_rate is 2', 'from 0 to below 1')),
+    'negative dropout': ({'DROPOUT_RATE': -1}, ('dropout_rate is -1',)),
+    'fraction of a length': ({'PROMPT_LENGTH': 1.5}, ('length of SoftPrompt is 1.5', 'int')),
+    'first values': ({'PROMPT_INIT': 'uniform'}, ("init of SoftPrompt is 'uniform'", '@')),
+    'fraction of a rank': ({'peft': 'peft/lora.gin', 'PROMPT_LENGTH': None, 'LORA_RANK': 1.5},
+                           ('rank of LoRA is 1.5', 'int')),
+    'regular expression': ({'peft': 'peft/lora.gin', 'PROMPT_LENGTH': None,
+                            'LORA_TARGETS': '(query'}, ("'(query'", 'regular expression')),
+    'submesh': ({'MODEL_PARALLEL_SUBMESH': 3}, ('model_parallel_submesh', '3', 'a list of int')),
     'length': ({'PROMPT_LENGTH': 0}, ('0', 'at least 1')),
     'placement': ({'PROMPT_PLACEMENT': 'middle'}, ("'middle'", 'prefix', 'suffix')),
     'remat': ({'REMAT_POLICY': 'some'}, ("'some'", 'minimal', 'full')),
@@ -42,6 +62,8 @@ SETTINGS = {
     'metric of the best': ({'BEST_METRIC': 'bleu'}, ("'bleu'", 'accuracy')),
     'strategy': ({'DECODE_STRATEGY': 'best'}, ("'best'", 'greedy')),
     'feature lengths': ({'TASK_FEATURE_LENGTHS': "{'inputs': 9}"}, ('TASK_FEATURE_LENGTHS',)),
+    'text for a length': ({'TASK_FEATURE_LENGTHS': "{'inputs': 'many', 'targets': 3}"},
+                          ('TASK_FEATURE_LENGTHS', 'many', 'whole numbers')),
     'checkpoint': ({'INITIAL_CHECKPOINT_PATH': '/nowhere'}, ('/nowhere', 'does not exist')),
     'vocabulary': ({'VOCABULARY': '/nowhere.model'}, ('/nowhere.model',)),
     'prompt file': ({'PROMPT_FILE': '/nowhere.npy'}, ('/nowhere.npy',)),
@@ -106,9 +128,18 @@ def test_model_dir_without_a_run(verb, tmp_path, capsys):
   refused([verb, *more], ('MODEL_DIR', '--help'), capsys)
 
 
-def test_run_without_checkpoint(train_argv, tmp_path, capsys):
-  """A run that stopped before it saved anything has a configuration and nothing to evaluate."""
+def test_a_refused_start_leaves_no_configuration(train_argv, tmp_path, capsys):
   refused(train_argv(tmp_path / 'run', BEST_METRIC='bleu'), ('bleu',), capsys)
+  assert not (tmp_path / 'run' / 'config.gin').exists()
+
+
+def test_run_without_checkpoint(train_argv, tmp_path, capsys, monkeypatch):
+  """A run that stopped before it saved anything has a configuration and nothing to evaluate."""
+  def interrupted(*unused, **options):
+    raise KeyboardInterrupt
+  monkeypatch.setattr(loop, 'train', interrupted)
+  assert main.main(train_argv(tmp_path / 'run')) == 1
+  capsys.readouterr()
   refused(['eval', f'--gin.MODEL_DIR={tmp_path / "run"}'], ('no checkpoint',), capsys)
   refused(['export', f'--gin.MODEL_DIR={tmp_path / "run"}', f'--output={tmp_path / "x.npy"}',
            '--to=npy'], ('prompt.safetensors',), capsys)
@@ -123,17 +154,64 @@ def test_export_formats(flags, words, tmp_path, capsys):
   refused(['export', f'--gin.MODEL_DIR={tmp_path}', *flags], words, capsys)
 
 
+@pytest.fixture
+def infer_argv(train_argv):
+  """Builds the gin flags of an inference on a random base."""
+  def build(**overrides):
+    nothing = dict.fromkeys(('TRAIN_STEPS_RELATIVE', 'EVAL_PERIOD', 'LEARNING_RATE', 'WRITE_PERIOD',
+                             'INITIAL_CHECKPOINT_PATH', 'TRAIN_FILE', 'EVAL_FILE'))
+    return train_argv(None, run='runs/infer.gin', **{
+        'CHECKPOINT_PATH': 'random', 'peft': None, 'PROMPT_LENGTH': None, **nothing,
+        **overrides})[1:]
+  return build
+
+
 @pytest.mark.parametrize(('content', 'words'), [
     (None, ('in.txt',)),
     ('', ('empty',)),
     ('{"text": \n', ('in.txt:1', 'JSON')),
-    ('say: fine\n{"words": "fine"}\n', ('in.txt:2', "'text'")),
+    ('fine\n{"words": "fine"}\n', ('in.txt:2', "'text'")),
+    ('{"inputs": "\\ud800"}\n', ('in.txt:1', 'ud800', 'half of a character')),
+    (b'fine\xff\n', ('in.txt', 'UTF-8', 'byte 4')),
 ])
-def test_infer_input(content, words, train_argv, tmp_path, capsys):
-  argv = [flag for flag in train_argv(None, run='runs/infer.gin', CHECKPOINT_PATH='random')[1:]
-          if not flag.startswith(('--gin.TRAIN_STEPS', '--gin.EVAL_PERIOD', '--gin.LEARNING',
-                                  '--gin.WRITE', '--gin.INITIAL'))]
+def test_infer_input(content, words, infer_argv, tmp_path, capsys):
   if content is not None:
-    (tmp_path / 'in.txt').write_text(content)
-  refused(['infer', *argv, f'--input={tmp_path / "in.txt"}'], words, capsys)
+    (tmp_path / 'in.txt').write_bytes(content if isinstance(content, bytes) else content.encode())
+  (tmp_path / 'out.jsonl').write_text('of yesterday')
+  refused(['infer', *infer_argv(), f'--input={tmp_path / "in.txt"}',
+           f'--output={tmp_path / "out.jsonl"}'], words, capsys)
+  assert (tmp_path / 'out.jsonl').read_text() == 'of yesterday'
+  assert len(list(tmp_path.iterdir())) == 1 + (content is not None)
+
+
+@pytest.mark.parametrize(('peft', 'length'), [('peft/prompt.gin', 3), ('peft/lora.gin', None)])
+def test_infer_with_untrained_leaves(peft, length, infer_argv, tmp_path, capsys):
+  (tmp_path / 'in.txt').write_text('fine\n')
+  argv = infer_argv(peft=peft, PROMPT_LENGTH=length)
+  refused(['infer', *argv, f'--input={tmp_path / "in.txt"}'],
+          ('PROMPT_FILE', 'MODEL_DIR', 'untrained'), capsys)
+
+
+def test_infer_stdin_is_not_utf8(infer_argv, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'fine\xff\n'), 'ascii'))
+  refused(['infer', *infer_argv()], ('--input=-', 'UTF-8'), capsys)
+
+
+def test_infer_plain_line_for_two_fields(infer_argv, tmp_path, capsys):
+  (tmp_path / 'in.txt').write_text('fine\n')
+  argv = infer_argv(INPUT_TEMPLATE='{text} or {other}')
+  refused(['infer', *argv, f'--input={tmp_path / "in.txt"}'],
+          ('in.txt:1', 'other, text', 'JSON'), capsys)
+
+
+def test_infer_output_folder(infer_argv, tmp_path, capsys):
+  (tmp_path / 'in.txt').write_text('fine\n')
+  refused(['infer', *infer_argv(), f'--input={tmp_path / "in.txt"}',
+           f'--output={tmp_path / "no" / "out.jsonl"}'], ('--output', 'no/out.jsonl'), capsys)
+
+
+def test_ranking_without_labels(infer_argv, tmp_path, capsys):
+  (tmp_path / 'in.txt').write_text('fine\n')
+  argv = infer_argv(CLASS_LABELS=None, RANK_LABELS=True)
+  refused(['infer', *argv, f'--input={tmp_path / "in.txt"}'], ('RANK_LABELS', 'no labels'), capsys)
 

@@ -65,6 +65,73 @@ def test_same_command_again_changes_nothing(whole, train_argv):
   assert (whole / 'metrics.jsonl').read_text() == before
 
 
+@pytest.mark.parametrize(('name', 'value', 'words'), [
+    ('INITIAL_CHECKPOINT_PATH', '/nowhere', ('/nowhere',)),
+    ('BATCH_SIZE', 16, ('BATCH_SIZE: 8 there, 16 here', 'MODEL_DIR')),
+    ('INPUT_TEMPLATE', 'tell: {text}', ('training data', 'MODEL_DIR')),
+    ('TASK_FEATURE_LENGTHS', "{'inputs': 9, 'targets': 9}", ('training data',)),
+])
+def test_refused_restart_changes_nothing(whole, train_argv, capsys, name, value, words):
+  before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+  steps = sorted((whole / 'checkpoints').iterdir())
+  assert main.main(train_argv(whole, **{name: value, 'TRAIN_STEPS_RELATIVE': 12})) == 2
+  err = capsys.readouterr().err
+  assert all(word in err for word in words), err
+  assert before == {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
+  assert sorted((whole / 'checkpoints').iterdir()) == steps
+
+
+def test_restart_with_another_seed(train_argv, tmp_path, capsys):
+  """The base is random here and has its seed in its fingerprint, so the order's seed is changed."""
+  assert main.main(train_argv(tmp_path / 'run', TRAIN_STEPS_RELATIVE=1)) == 0
+  argv = train_argv(tmp_path / 'run', **{'data.DataConfig.seed': 5})
+  assert main.main(argv) == 2
+  assert 'RANDOM_SEED: 0 there, 5 here' in capsys.readouterr().err
+
+
+def test_best_evaluation_before_the_first_step(train_argv, tmp_path, capsys):
+  """A start that stays the best is what eval takes, and the prompt file holds it."""
+  run = tmp_path / 'run'
+  assert main.main(train_argv(run, EVAL_AT_START=True, BEST_METRIC='accuracy', BEST_MODE='max',
+                              EVAL_STEPS=1, TRAIN_STEPS_RELATIVE=2, LEARNING_RATE=1e-7)) == 0
+  assert {path.name for path in (run / 'checkpoints').iterdir()} == {'0', '2'}
+  assert (run / 'prompt.safetensors').is_file()
+  capsys.readouterr()
+  assert main.main(['eval', f'--gin.MODEL_DIR={run}']) == 0
+  assert 'trained leaves of step 0.' in capsys.readouterr().err
+  shutil.rmtree(run / 'checkpoints' / '0')
+  assert main.main(['eval', f'--gin.MODEL_DIR={run}']) == 0
+  assert 'step 0, which is no longer there: the latest' in capsys.readouterr().err
+
+
+def test_sampling(train_argv, tmp_path, capsys):
+  """Answers are drawn in all three verbs, the same ones for the same RANDOM_SEED."""
+  run = tmp_path / 'run'
+  assert main.main(train_argv(run, TRAIN_STEPS_RELATIVE=1, DECODE_STRATEGY='sample',
+                              TEMPERATURE=2.0, TOP_K=50, MAX_DECODE_LENGTH=6)) == 0
+  (tmp_path / 'in.txt').write_text('fine\nfine\n' * 20)
+  answers = []
+  for seed in (0, 0, 1):
+    capsys.readouterr()
+    assert main.main(['infer', f'--gin.MODEL_DIR={run}', f'--input={tmp_path / "in.txt"}',
+                      f'--gin.infer.InferConfig.seed={seed}', '--gin.EVAL_BATCH_SIZE=8']) == 0
+    answers.append([json.loads(line)['prediction'] for line in capsys.readouterr().out.splitlines()])
+  assert answers[0] == answers[1] != answers[2]
+  assert len(set(answers[0])) > 1
+  assert main.main(['eval', f'--gin.MODEL_DIR={run}']) == 0
+
+
+def test_eval_of_a_run_on_another_task(whole, tmp_path, capsys):
+  """A gin file goes on top of the run's configuration."""
+  (tmp_path / 'more.gin').write_text("EVAL_STEPS = 1\nEVAL_BATCH_SIZE = 8\n")
+  assert main.main(['eval', f'--gin_file={tmp_path / "more.gin"}', f'--gin.MODEL_DIR={whole}',
+                    f'--gin.EVAL_OUTPUT_DIR={tmp_path / "out"}']) == 0
+  assert len(records(tmp_path / 'out' / 'predictions.jsonl')) == 8
+  assert main.main(['eval', '--gin_file=tasks/demo_sentiment.gin', f'--gin.MODEL_DIR={whole}',
+                    '--gin.EVAL_STEPS=1', f'--gin.EVAL_OUTPUT_DIR={tmp_path / "other"}']) == 0
+  assert not records(tmp_path / 'other' / 'predictions.jsonl')[0]['inputs'].startswith('say: ')
+
+
 def test_resumed_run_equals_whole_run(whole, resumed):
   rows = [[{name: value for name, value in row.items() if name not in CLOCKS}
            for row in records(run / 'metrics.jsonl')] for run in (whole, resumed)]
@@ -100,7 +167,7 @@ def test_eval_of_a_prompt_file(whole, train_argv, tmp_path, capsys):
 
 
 def test_infer(whole, tmp_path, capsys, monkeypatch):
-  lines = 'say: fine 111\n\n{"text": "poor 222"}\n{"inputs": "say: poor 222"}\n'
+  lines = 'fine 111\n\n{"text": "poor 222"}\n{"inputs": "say: poor 222"}\n'
   (tmp_path / 'in.txt').write_text(lines)
   out = tmp_path / 'out.jsonl'
   assert main.main(['infer', f'--gin.MODEL_DIR={whole}', f'--input={tmp_path / "in.txt"}',

@@ -19,7 +19,7 @@ train() { # PHASE CHECKPOINT TASK STEPS [FLAG...]
 }
 
 export_model() { # PHASE FOLDER
-  [ -e "$2/model.safetensors" ] ||
+  [ -e "$2/config.json" ] || # written last
     "$python" -m prompt_tuning export --gin.MODEL_DIR="$work/$1" --to=hf --output="$2"
 }
 

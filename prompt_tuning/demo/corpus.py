@@ -1,6 +1,6 @@
 """Writes the pre-training corpus and the vocabulary of the bundled backbone.
 
-Run `python -m prompt_tuning.demo.corpus OUT_DIR --passages=300000`: corpus.jsonl with one passage
+Run `python -m prompt_tuning.demo.corpus OUT_DIR --passages=300000`: train.jsonl with one passage
 a line, validation.jsonl, and spiece.model, a SentencePiece vocabulary trained on the corpus.
 """
 

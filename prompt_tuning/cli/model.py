@@ -58,9 +58,11 @@ class ModelConfig:
                       f'{list(restore.PARAM_DTYPES)}.')
     labels = self.class_labels
     if isinstance(labels, Mapping):
-      object.__setattr__(self, 'class_labels', tuple(dict.fromkeys(labels.values())))
-    elif isinstance(labels, str):
-      raise UserError(f"CLASS_LABELS is {labels!r}; give a list, as in ['negative', 'positive'].")
+      labels = tuple(dict.fromkeys(labels.values()))
+      object.__setattr__(self, 'class_labels', labels)
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels or ()):
+      raise UserError(f"CLASS_LABELS is {labels!r}; give texts in a list, as in ['negative', "
+                      "'positive'].")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,9 @@ class TrainConfig:
       config_lib.check_range(name.upper(), getattr(self, name), 1)
     for name in ('train_steps', 'initial_step'):
       config_lib.check_range(name.upper(), getattr(self, name), 0)
+    rows, parts = self.batch_size, self.num_microbatches
+    if isinstance(rows, int) and isinstance(parts, int) and rows % parts:
+      raise UserError(f'NUM_MICROBATCHES is {parts}, which does not divide BATCH_SIZE, {rows}.')
 
 
 def main(flags):

@@ -38,6 +38,7 @@ SETTINGS = {
     'evaluation period': ({'EVAL_PERIOD': 0}, ('EVAL_PERIOD',)),
     'evaluation steps': ({'EVAL_STEPS': -1}, ('EVAL_STEPS is -1', '1 or more')),
     'micro-batches': ({'NUM_MICROBATCHES': 0}, ('NUM_MICROBATCHES is 0', '1 or more')),
+    'odd micro-batches': ({'NUM_MICROBATCHES': 3}, ('NUM_MICROBATCHES is 3', 'divide', '8')),
     'buckets': ({'MAX_BUCKETS': 0}, ('MAX_BUCKETS is 0', '1 or more')),
     'seed': ({'RANDOM_SEED': -1}, ('RANDOM_SEED is -1', '0 to')),
     'rate': ({'LEARNING_RATE': -0.1}, ('LEARNING_RATE is -0.1', 'schedule')),

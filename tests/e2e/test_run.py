@@ -115,7 +115,8 @@ def test_sampling(train_argv, tmp_path, capsys):
     capsys.readouterr()
     assert main.main(['infer', f'--gin.MODEL_DIR={run}', f'--input={tmp_path / "in.txt"}',
                       f'--gin.infer.InferConfig.seed={seed}', '--gin.EVAL_BATCH_SIZE=8']) == 0
-    answers.append([json.loads(line)['prediction'] for line in capsys.readouterr().out.splitlines()])
+    lines = capsys.readouterr().out.splitlines()
+    answers.append([json.loads(line)['prediction'] for line in lines])
   assert answers[0] == answers[1] != answers[2]
   assert len(set(answers[0])) > 1
   assert main.main(['eval', f'--gin.MODEL_DIR={run}']) == 0

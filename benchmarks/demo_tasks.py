@@ -2,7 +2,8 @@
 
 Prints, on the test splits: zero-shot accuracy (greedy, exact match; and of the likelier label),
 that of a tuned prompt and of a tuned model, bag of words; and how many steps a prompt needs to
-80 % of its final accuracy on the validation split from class labels and from random values.
+80 % of its final accuracy on the validation split from class labels, from uniform random values
+and from random words of the vocabulary.
 
   python benchmarks/demo_tasks.py OUT_DIR [--tasks=demo_nli,...] [--seeds=3] [--checkpoint=demo]
 """
@@ -20,7 +21,8 @@ from prompt_tuning.demo import examples
 
 PROMPT = ('peft/prompt.gin', 'runs/demo.gin')
 MODEL = ('peft/model_tuning.gin', 'runs/demo_finetune.gin')
-RANDOM = ('--gin.PROMPT_INIT=@prompt_init.Uniform()',)
+INITS = {'labels': 'ClassLabels', 'uniform': 'Uniform', 'words': 'SampledVocab'}
+CURVE = ('--gin.EVAL_PERIOD=1', '--gin.TRAIN_STEPS_RELATIVE=50', '--gin.SAVE_PERIOD=50')
 
 
 def cli(verb, *flags):
@@ -32,13 +34,20 @@ def cli(verb, *flags):
 
 
 def train(folder, task, files, args, *flags):
-  """Trains and measures on the test split, unless the folder says that it was done."""
-  result = folder / 'eval' / 'metrics.json'
-  if not result.is_file():
+  """Trains, unless the folder says that it was done."""
+  if not (folder / 'done').exists():
     gin_files = ('models/demo.gin', f'tasks/{task}.gin', *files)
     cli('train', *(f'--gin_file={name}' for name in gin_files), f'--gin.MODEL_DIR={folder}',
         f'--gin.INITIAL_CHECKPOINT_PATH={args.checkpoint}', f'--gin.CACHE_DIR={args.out}/cache',
         *flags)
+    (folder / 'done').touch()
+  return folder
+
+
+def measure(folder):
+  """Accuracy of the best checkpoint of a run on the test split."""
+  result = folder / 'eval' / 'metrics.json'
+  if not result.is_file():
     cli('eval', f'--gin.MODEL_DIR={folder}', '--gin.EVAL_SPLIT=test')
   return json.loads(result.read_text())['accuracy']
 
@@ -64,21 +73,22 @@ def steps_to(folder, share=0.8):
 
 def row(task, args):
   """All numbers of one task, as text."""
-  out, seeds = args.out / task, range(args.seeds)
-  prompts, models, labels, random = [], [], [], []
-  for seed in seeds:
-    flags = (f'--gin.RANDOM_SEED={seed}', '--gin.EVAL_PERIOD=10')
-    prompts.append(train(out / f'prompt_{seed}', task, PROMPT, args, *flags))
-    models.append(train(out / f'model_{seed}', task, MODEL, args, flags[0]))
-    labels.append(steps_to(out / f'prompt_{seed}'))
-    train(out / f'random_{seed}', task, PROMPT, args, *flags, *RANDOM)
-    random.append(steps_to(out / f'random_{seed}'))
+  out = args.out / task
   greedy, ranked = zero_shot(out / 'zero_shot', task, args)
   words = bag_of_words.accuracy(examples.examples(task), bag_of_words.counts(1))
-  several = lambda values: ' '.join(f'{v:.1f}' for v in values)
+  prompts, models, steps = [], [], {name: [] for name in INITS}
+  for seed in range(args.seeds):
+    flag = f'--gin.RANDOM_SEED={seed}'
+    prompts.append(measure(train(out / f'prompt_{seed}', task, PROMPT, args, flag)))
+    models.append(measure(train(out / f'model_{seed}', task, MODEL, args, flag)))
+    for name, init in INITS.items() if args.inits else ():
+      steps[name].append(steps_to(train(
+          out / f'{name}_{seed}', task, PROMPT, args, flag, *CURVE,
+          f'--gin.PROMPT_INIT=@prompt_init.{init}()')))
+  several = lambda values: ' '.join(f'{v:g}' for v in values)
   return (f'| {task} | {greedy:.1f} / {ranked:.1f} | {100 * words:.1f} | {several(prompts)} | '
           f'{several(models)} | {statistics.mean(prompts) - statistics.mean(models):+.1f} | '
-          f'{several(labels)} | {several(random)} |')
+          + ' | '.join(several(values) for values in steps.values()) + ' |')
 
 
 def main():
@@ -87,9 +97,10 @@ def main():
   parser.add_argument('--tasks', default=','.join(examples.MAKERS))
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--checkpoint', default='demo')
+  parser.add_argument('--inits', type=int, default=1, help='0 leaves the initialisers out')
   args = parser.parse_args()
   print('| task | zero-shot greedy / rank | bag of words | prompt | model | difference | '
-        'steps to 80 %, labels | random |\n|---|---|---|---|---|---|---|---|', flush=True)
+        'steps to 80 %: labels | uniform | words |\n' + 9 * '|---' + '|', flush=True)
   for task in args.tasks.split(','):
     print(row(task, args), flush=True)
 

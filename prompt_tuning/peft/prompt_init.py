@@ -21,14 +21,17 @@ PROMPT_PATH = 'encoder/prompt/prompt/prompt'
 
 @dataclasses.dataclass(frozen=True)
 class Uniform:
-  """Uniform in [-scale, scale)."""
+  """Uniform in [0, scale), as google-research/prompt-tuning draws it.
+
+  The paper says [-0.5, 0.5]; the published code, and so the published numbers, use Flax's
+  `uniform`, which begins at 0.
+  """
 
   scale: float = 0.5
 
   def __call__(self, rng, embedding, length, encode_text):
     """[V, H] table -> [P, H]."""
-    return jax.random.uniform(rng, (length, embedding.shape[1]), jnp.float32, -self.scale,
-                              self.scale)
+    return jax.random.uniform(rng, (length, embedding.shape[1]), jnp.float32, 0, self.scale)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,7 @@ class SoftPrompt(Method):
   placement: str = 'prefix'
   init: Callable = prompt_init.SampledVocab()
 
-  logical_axes: ClassVar = (('encoder/prompt/prompt/prompt', ('prompt', 'embed')),)
+  logical_axes: ClassVar = ((prompt_init.PROMPT_PATH, ('prompt', 'embed')),)
 
   def __post_init__(self):
     if self.length < 1:

@@ -33,7 +33,13 @@ def parse(flags, *, reads_examples: bool) -> None:
   given = dict(flags.overrides)
   saved = pathlib.Path(config_lib.plain(given.get('MODEL_DIR', ''))) / CONFIG
   if flags.gin_file and not ('MODEL_DIR' in given and saved.is_file()):
-    config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
+    try:
+      config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
+    except UserError as error:
+      if 'MODEL_DIR' not in given:
+        raise
+      raise UserError(f'{error} MODEL_DIR={saved.parent} holds no {CONFIG} to start from, so the '
+                      'gin files have to configure everything.') from None
     return
   if 'MODEL_DIR' not in given:
     raise UserError('Nothing is configured: give --gin.MODEL_DIR=... of a run, or the gin files of '

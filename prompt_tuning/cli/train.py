@@ -31,6 +31,11 @@ from prompt_tuning.training import state as state_lib
 
 log = logging.getLogger(__name__)
 
+_PLAN_NAMES = {
+    'cache': 'training data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary)',
+    'batch_size': 'BATCH_SIZE', 'seed': 'RANDOM_SEED', 'shapes': 'shapes (MAX_BUCKETS)',
+    'remainder': 'remainder of an epoch'}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -210,18 +215,17 @@ def _restore(checkpoints, state, rng, loader, model, config):
 
 
 def _plan(loader, config) -> dict:
-  """All that decides which examples batch n holds, by what a user calls it; JSON values."""
+  """All that decides which examples batch n holds, as JSON values."""
   plan = loader.plan
-  return {'the training data (its cache)': pathlib.Path(loader.cache.path).name,
-          'BATCH_SIZE': plan.batch_size, 'RANDOM_SEED': config.data.seed,
-          'the shapes (MAX_BUCKETS)': [list(shape) for shape in plan.buckets],
-          'the remainder of an epoch': plan.remainder}
+  return {'cache': pathlib.Path(loader.cache.path).name, 'batch_size': plan.batch_size,
+          'seed': config.data.seed, 'shapes': [list(shape) for shape in plan.buckets],
+          'remainder': plan.remainder}
 
 
 def _check_plan(theirs: dict, ours: dict, directory):
   """Refuses to go on at the old position of other batches; a run without a plan is believed."""
-  wrong = [f'{name}: {theirs[name]} there, {value} here' for name, value in ours.items()
-           if theirs.get(name, value) != value]
+  wrong = [f'{_PLAN_NAMES[name]}: {theirs[name]} there, {value} here'
+           for name, value in ours.items() if theirs.get(name, value) != value]
   if wrong:
     raise UserError(f'{directory} was trained on other batches: {"; ".join(wrong)}. Continue with '
                     'the same settings, or choose another MODEL_DIR.')

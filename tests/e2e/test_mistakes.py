@@ -129,6 +129,11 @@ def test_model_dir_without_a_run(verb, tmp_path, capsys):
   refused([verb, *more], ('MODEL_DIR', '--help'), capsys)
 
 
+def test_gin_file_on_top_of_no_run(tmp_path, capsys):
+  refused(['eval', '--gin_file=tasks/sst2.gin', f'--gin.MODEL_DIR={tmp_path}'],
+          (str(tmp_path), 'no config.gin'), capsys)
+
+
 def test_a_refused_start_leaves_no_configuration(train_argv, tmp_path, capsys):
   refused(train_argv(tmp_path / 'run', BEST_METRIC='bleu'), ('bleu',), capsys)
   assert not (tmp_path / 'run' / 'config.gin').exists()

@@ -3,8 +3,8 @@
 A passage is a few sentences about one matter, so that what comes later depends on having
 understood what came before: a review and how its writer felt, a fact and what follows from it or
 whether somebody got it right, a question and its repetition in other words. That dependence is
-what span corruption and language modelling learn from. Nothing is written in the format of a task;
-a bare label word closes about one passage in thirty, as star ratings close reviews on the web.
+what span corruption and language modelling learn from. A bare
+label word closes about one passage in thirty, after a cue, as ratings close reviews on the web.
 """
 
 import zlib

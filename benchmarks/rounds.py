@@ -58,7 +58,8 @@ def serve(commands):
   for line in sys.stdin:
     start, cpu_start = time.perf_counter(), time.process_time()
     answer = commands[line.strip()]() or {}
-    answer |= {'seconds': time.perf_counter() - start, 'cpu_seconds': time.process_time() - cpu_start}
+    answer |= {'seconds': time.perf_counter() - start,
+               'cpu_seconds': time.process_time() - cpu_start}
     print(json.dumps(answer), file=answers, flush=True)
 
 

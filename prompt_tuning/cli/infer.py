@@ -9,8 +9,8 @@ scores being log-probabilities by answer.
 import contextlib
 import dataclasses
 import functools
-import itertools
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -158,7 +158,7 @@ def _reading(path: str):
     yield sys.stdin
     return
   try:
-    file = open(path, encoding='utf-8')
+    file = open(path, encoding='utf-8')  # noqa: SIM115 (closed below; only opening is in the try)
   except FileNotFoundError:
     raise UserError(f'--input={path}: there is no such file. Give an existing file, or - for the '
                     'standard input.') from None

@@ -52,7 +52,7 @@ def up_to_eos(sequence, eos_id):
 
 # The end of sequence is a token that some rows reach late and others not at all.
 @pytest.mark.parametrize('methods, eos_id', [
-    ((), 20), ((SoftPrompt(length=4),), 16), ((PrefixTuning(length=3),), 4),
+    ((), 20), ((SoftPrompt(length=4),), 12), ((PrefixTuning(length=3),), 4),
     ((LoRA(rank=2),), 3)], ids=['none', 'prompt', 'prefix', 'lora'])
 def test_greedy_equals_teacher_forcing(methods, eos_id):
   model, params = make(methods)
@@ -75,7 +75,7 @@ def test_greedy_equals_teacher_forcing(methods, eos_id):
 @pytest.mark.parametrize('scan_layers', [False, True])
 def test_scores_of_beams_are_those_of_teacher_forcing(scan_layers):
   model, params = make(scan_layers=scan_layers)
-  config = DecodeConfig(strategy='beam', beam_size=3, max_decode_length=LENGTH, eos_id=2)
+  config = DecodeConfig(strategy='beam', beam_size=3, max_decode_length=LENGTH, eos_id=7)
   decoded = generate_jit(model, params, {'encoder_input_tokens': INPUTS}, config)
   scores = np.asarray(decoded.scores)
   assert decoded.sequences.shape == (3, 3, LENGTH)
@@ -87,9 +87,9 @@ def test_scores_of_beams_are_those_of_teacher_forcing(scan_layers):
     for row in range(3):
       if scores[row, beam] < -1e6:
         continue
-      length = up_to_eos(sequences[row], 2)
+      length = up_to_eos(sequences[row], 7)
       total = sum(log_probs[row, i, sequences[row, i]] for i in range(length))
-      finished = 2 in sequences[row]
+      finished = 7 in sequences[row]
       penalty = ((5 + length) / 6) ** 0.6 if finished else 1.0
       np.testing.assert_allclose(scores[row, beam], total / penalty, rtol=1e-5)
       compared += 1

@@ -70,12 +70,16 @@ def match_all(
   """
   paths = list(paths)
   if user_rules:
-    for pattern, _ in rules:
-      if not any(re.fullmatch(pattern, path) for path in paths):
-        raise UserError(
-            f'The rule {pattern!r} matches no parameter. Rules match the whole path; '
-            f'parameters are, for example: {paths[:6]}.')
+    _require_matches('rule', [pattern for pattern, _ in rules], paths)
   return {path: match(rules, path) for path in paths}
+
+
+def _require_matches(kind: str, patterns: Sequence[str], paths: Sequence[str]):
+  for pattern in patterns:
+    if not any(re.fullmatch(pattern, path) for path in paths):
+      raise UserError(
+          f'The {kind} {pattern!r} matches no parameter. It has to match a whole path; '
+          f'parameters are, for example: {paths[:6]}.')
 
 
 def split(params, trainable: Sequence[str]):
@@ -92,11 +96,7 @@ def split(params, trainable: Sequence[str]):
     UserError: an expression that matches no parameter.
   """
   flat = flatten(params)
-  for pattern in trainable:
-    if not any(re.fullmatch(pattern, path) for path in flat):
-      raise UserError(
-          f'The trainable pattern {pattern!r} matches no parameter. Patterns match the whole '
-          f'path; parameters are, for example: {list(flat)[:6]}.')
+  _require_matches('trainable pattern', trainable, list(flat))
   kept = {path: leaf for path, leaf in flat.items() if matches(trainable, path)}
   rest = {path: leaf for path, leaf in flat.items() if path not in kept}
   return unflatten(kept), unflatten(rest)

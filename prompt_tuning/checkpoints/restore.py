@@ -21,7 +21,7 @@ from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.checkpoints.stored import StoredModel
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
-from prompt_tuning.peft.model import abstract_params
+from prompt_tuning.peft.model import abstract_params, init_params
 from prompt_tuning.vocabulary import Vocabulary, load_vocabulary
 
 RANDOM = 'random'
@@ -273,11 +273,6 @@ def load_backbone(
                   vocabulary=_open_vocabulary(vocabulary, model, config), source=model.source)
 
 
-def _init(module, key):
-  tokens = jnp.ones((1, 1), jnp.int32)
-  return module.init(key, tokens, tokens, tokens)['params']
-
-
 def random_params(module, seed: int = 0, param_dtype: str = 'float32', shardings=None):
   """Freshly initialised parameters, loudly: prompts on them are good for tests alone.
 
@@ -294,7 +289,7 @@ def random_params(module, seed: int = 0, param_dtype: str = 'float32', shardings
     out = params_lib.unflatten(shardings)
 
   def make():
-    return params_lib.cast(_init(module, jax.random.key(seed)), param_dtype)
+    return params_lib.cast(init_params(module, jax.random.key(seed)), param_dtype)
 
   return jax.jit(make, out_shardings=out)()
 

@@ -81,6 +81,12 @@ class Model:
     """Rows that the methods add to every input."""
     return sum(method.length for method in self.peft.methods if isinstance(method, SoftPrompt))
 
+  def check_base(self, theirs: str, folder, remedy: str):
+    """Raises UserError where a run in `folder` was trained on another base, `theirs`."""
+    if theirs != self.base_fingerprint:
+      raise UserError(f'{folder} was trained on the base {theirs[:16]}... and this one is '
+                      f'{self.base_fingerprint[:16]}.... {remedy}')
+
   def split(self, params=None):
     """(trainable, frozen) trees of `params`, by default of the model's own."""
     return params_lib.split(self.params if params is None else params, self.peft.trainable)

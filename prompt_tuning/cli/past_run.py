@@ -105,9 +105,6 @@ def trained_params(model, model_dir: str) -> dict:
                   'checkpoint, step %d, is taken.', folder, step, checkpoints.latest_step())
       step = None
     restored = checkpoints.restore({'trainable': trainable}, step, partial=True)
-  theirs = restored.info['base_fingerprint']
-  if theirs != model.base_fingerprint:
-    raise UserError(f'{folder} was trained on the base {theirs[:16]}... and this one is '
-                    f'{model.base_fingerprint[:16]}.... Give CHECKPOINT_PATH of that base.')
+  model.check_base(restored.info['base_fingerprint'], folder, 'Give CHECKPOINT_PATH of that base.')
   log.info('%s: trained leaves of step %d.', folder, restored.step)
   return params_lib.merge(restored.arrays['trainable'], frozen)

@@ -199,12 +199,8 @@ def _restore(checkpoints, state, rng, loader, model, config):
   if checkpoints.latest_step() is None:
     return state, rng, []
   restored = checkpoints.restore(_arrays(state, rng))
-  theirs = restored.info['base_fingerprint']
-  if theirs != model.base_fingerprint:
-    raise UserError(
-        f'{checkpoints.directory} was trained on the base {theirs[:16]}... and this one is '
-        f'{model.base_fingerprint[:16]}.... Give the same INITIAL_CHECKPOINT_PATH, or another '
-        'MODEL_DIR.')
+  model.check_base(restored.info['base_fingerprint'], checkpoints.directory,
+                   'Give the same INITIAL_CHECKPOINT_PATH, or another MODEL_DIR.')
   _check_plan(restored.info.get('plan', {}), _plan(loader, config), checkpoints.directory)
   loader.index = restored.info['data_index']
   log.info('Continuing from step %d of %s.', restored.step, checkpoints.directory)

@@ -63,7 +63,11 @@ class PeftModel(nn.Module):
     return stack
 
 
-def _init(model, rng):
+def init_params(model, rng):
+  """Every parameter of a PeftModel or a bare backbone at its Flax initial value.
+
+  To be traced (jit, eval_shape): alone it would run the whole model operation by operation.
+  """
   tokens = jnp.ones((1, 8), jnp.int32)
   return model.init(rng, tokens, tokens, tokens)['params']
 
@@ -81,7 +85,7 @@ def abstract_params(model):
     UserError: a method matches no module of the backbone, or names one layer of a scanned one;
       the message lists paths it could have matched.
   """
-  shapes = jax.eval_shape(lambda: _init(model, jax.random.key(0)))
+  shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
   paths = list(trees.flatten(shapes))
   scanned = any('/layers/' in path for path in paths)
   for method in getattr(model, 'methods', ()):
@@ -128,7 +132,7 @@ def initialize(model: PeftModel, rng, backbone_params, encode_text: EncodeText |
   added = [path for path in trees.flatten(abstract_params(model)) if path not in have]
   if added:
     # Under jit only the asked-for leaves are computed: no second backbone is ever made.
-    new = jax.jit(lambda key: {p: trees.flatten(_init(model, key))[p] for p in added})(rng)
+    new = jax.jit(lambda key: {p: trees.flatten(init_params(model, key))[p] for p in added})(rng)
     have = {**have, **new}
   for i, method in enumerate(model.methods):
     values = method.initialize(jax.random.fold_in(rng, i), model.backbone, trees.unflatten(have),

@@ -18,7 +18,7 @@ _STACK = r'(encoder|decoder)/layers(_\d+)?'
 PARAMETER_AXES = (
     (r'token_embedder/embedding', ('vocab', 'embed')),
     (r'decoder/logits_dense/kernel', ('embed', 'vocab')),
-    (r'(encoder|decoder)/relpos_bias/rel_embedding', ('heads', 'relpos_buckets')),
+    (r'(encoder|decoder)/(layers(_\d+)?/)?relpos_bias/rel_embedding', ('heads', 'relpos_buckets')),
     (_STACK + r'/\w*attention/(query|key|value)/kernel', ('embed', 'joined_kv')),
     (_STACK + r'/\w*attention/out/kernel', ('joined_kv', 'embed')),
     (_STACK + r'/mlp/wi(_\d+)?/kernel', ('embed', 'mlp')),

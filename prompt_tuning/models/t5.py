@@ -1,8 +1,9 @@
 """The T5 encoder-decoder (Raffel et al. 2020) with T5X parameter paths.
 
 One module serves T5 1.0 (relu, tied head), T5 1.1 and its LM-adapted form, mT5 and ByT5 (gated
-gelu, untied head). It knows nothing of PEFT and offers three neutral seams: `Dense.__call__`, the
-compact `embed` of Encoder and Decoder, and the parameter-free `AttentionCore`.
+gelu, untied head), UMT5 (a position bias a layer). It knows nothing of PEFT and offers three
+neutral seams: `Dense.__call__`, the compact `embed` of Encoder and Decoder, and the parameter-free
+`AttentionCore`.
 
 Shapes: B batch, T input length, L target length, H emb_dim, V vocabulary; S rows of the encoder,
 T plus whatever its `embed` adds.
@@ -40,6 +41,8 @@ class T5Config:
     logits_via_embedding: the embedding table is the head; logits are scaled by H^-0.5.
     relative_attention_num_buckets: buckets of the relative position bias.
     relative_attention_max_distance: distance at which the last bucket begins.
+    relative_attention_per_layer: every layer has a position bias of its own (UMT5, scanned T5X
+      models) in place of one that a whole stack shares.
     layer_norm_epsilon: epsilon of the RMS norms.
     dropout_rate: dropout where a call enables it.
     dtype: activations, 'float32' or 'bfloat16'; norms, softmax and logits stay float32.
@@ -60,6 +63,7 @@ class T5Config:
   logits_via_embedding: bool = False
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
+  relative_attention_per_layer: bool = False
   layer_norm_epsilon: float = 1e-6
   dropout_rate: float = 0.1
   dtype: str = 'float32'
@@ -93,6 +97,12 @@ class T5Config:
         self.num_heads, self.relative_attention_num_buckets, self.relative_attention_max_distance,
         bidirectional, name='relpos_bias')
 
+  def shared_bias(self, bidirectional, *positions):
+    """The bias of a whole stack, or None where each layer has its own."""
+    if self.relative_attention_per_layer:
+      return None
+    return self.position_bias(bidirectional)(*positions)
+
   def dropout(self, enable_dropout):
     return layers.Dropout(self.dropout_rate, enable_dropout)
 
@@ -104,9 +114,11 @@ class EncoderLayer(nn.Module):
   enable_dropout: bool
 
   @nn.compact
-  def __call__(self, x, mask, bias):
-    """x [B, S, H], mask [B, 1, S, S], bias [1 or B, N, S, S] -> ([B, S, H], None)."""
+  def __call__(self, x, mask, bias, *positions):
+    """x [B, S, H], mask [B, 1, S, S], bias [1 or B, N, S, S] or None -> ([B, S, H], None)."""
     dropout = self.config.dropout(self.enable_dropout)
+    if bias is None:
+      bias = self.config.position_bias(bidirectional=True)(*positions)
     y = self.config.norm('pre_attention_layer_norm')(x)
     x = x + dropout(self.config.attention('attention', self.enable_dropout)(y, y, mask, bias))
     y = self.config.norm('pre_mlp_layer_norm')(x)
@@ -122,9 +134,11 @@ class DecoderLayer(nn.Module):
   cache_source: bool
 
   @nn.compact
-  def __call__(self, x, encoded, mask, bias, cross_mask, cache_index):
-    """x [B, L, H], encoded [B, S, H] -> ([B, L, H], None)."""
+  def __call__(self, x, encoded, mask, cross_mask, cache_index, bias, *positions):
+    """x [B, L, H], encoded [B, S, H] -> ([B, L, H], None); bias and positions as above."""
     dropout = self.config.dropout(self.enable_dropout)
+    if bias is None:
+      bias = self.config.position_bias(bidirectional=False)(*positions)
     y = self.config.norm('pre_self_attention_layer_norm')(x)
     x = x + dropout(self.config.attention('self_attention', self.enable_dropout)(
         y, y, mask, bias, cache_index=cache_index, cache_length=self.cache_length))
@@ -158,7 +172,7 @@ def row_positions(segment_ids, positions):
 
 
 class Encoder(nn.Module):
-  """Stack of encoder layers under one relative position bias."""
+  """Stack of encoder layers."""
 
   config: T5Config
   token_embedder: layers.Embed
@@ -182,10 +196,10 @@ class Encoder(nn.Module):
     x, segment_ids, positions = self.embed(tokens, segment_ids, positions)
     positions = row_positions(segment_ids, positions)
     mask = masks.attention_mask(segment_ids, segment_ids)
-    bias = self.config.position_bias(bidirectional=True)(positions, positions)
+    bias = self.config.shared_bias(True, positions, positions)
     dropout = self.config.dropout(enable_dropout)
     x = run_layers(self.config, EncoderLayer, self.config.num_encoder_layers, dropout(x), mask,
-                   bias, enable_dropout=enable_dropout)
+                   bias, positions, positions, enable_dropout=enable_dropout)
     return dropout(self.config.norm('encoder_norm')(x))
 
 
@@ -216,12 +230,13 @@ class Decoder(nn.Module):
       key_positions = positions
       mask = (masks.attention_mask(segment_ids, segment_ids)
               & masks.causal_mask(positions, positions))
-    bias = self.config.position_bias(bidirectional=False)(positions, key_positions)
+    bias = self.config.shared_bias(False, positions, key_positions)
     cross_mask = masks.attention_mask(segment_ids, encoder_segment_ids)
     dropout = self.config.dropout(enable_dropout)
     x = run_layers(self.config, DecoderLayer, self.config.num_decoder_layers, dropout(x), encoded,
-                   mask, bias, cross_mask, index, enable_dropout=enable_dropout,
-                   cache_length=cache_length, cache_source=cache_source)
+                   mask, cross_mask, index, bias, positions, key_positions,
+                   enable_dropout=enable_dropout, cache_length=cache_length,
+                   cache_source=cache_source)
     x = dropout(self.config.norm('decoder_norm')(x))
     if self.config.logits_via_embedding:
       return self.token_embedder.attend(x.astype(jnp.float32) * self.config.emb_dim**-0.5)

@@ -152,15 +152,27 @@ def stack_layers(params):
   return unflatten(flat)
 
 
+def disk_paths(path: str, depth: int) -> list[str]:
+  """Per-layer paths of a leaf: itself, or one a layer where it is stacked.
+
+  Args:
+    path: '/'-joined path.
+    depth: length of the leaf's axis 0, which counts the layers of a stacked one.
+  """
+  if (found := _STACKED.search(path)) is None:
+    return [path]
+  head, tail = path[:found.start()] + found.group(1), path[found.end():]
+  return [f'{head}layers_{i}{tail}' for i in range(depth)]
+
+
 def unstack_layers(params):
   """Inverse of `stack_layers`; leaves a tree without stacked layers as it is."""
   flat = {}
   for path, leaf in flatten(params).items():
-    if (found := _STACKED.search(path)) is None:
+    if _STACKED.search(path) is None:
       flat[path] = leaf
     else:
-      head, tail = path[:found.start()] + found.group(1), path[found.end():]
-      flat.update({f'{head}layers_{i}{tail}': leaf[i] for i in range(leaf.shape[0])})
+      flat.update(zip(disk_paths(path, leaf.shape[0]), leaf, strict=True))
   return unflatten(flat)
 
 
@@ -186,8 +198,13 @@ def fingerprint(params) -> str:
   Returns:
     64 hexadecimal digits.
   """
+  return fingerprint_leaves(flatten(params).items())
+
+
+def fingerprint_leaves(leaves: Iterable[tuple[str, jax.Array]]) -> str:
+  """`fingerprint` of (path, array) pairs in any order, none of which is held on to."""
   sums = {}
-  for path, leaf in flatten(params).items():
+  for path, leaf in leaves:
     found = _STACKED.search(path)
     if found is None:
       sums[path] = (tuple(leaf.shape), _weighted_sum(leaf))

@@ -12,7 +12,7 @@ import json
 import pathlib
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,9 @@ from prompt_tuning import version
 from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.checkpoints import names, safetensors_file, t5x
 from prompt_tuning.errors import UserError
+from prompt_tuning.peft import description
+from prompt_tuning.peft.method import Method
+from prompt_tuning.peft.soft_prompt import SoftPrompt
 
 _WORDS = {'method', 'base_fingerprint', 'vocabulary_hash', 'task', 'library_version'}
 _MAGIC = b'\x93NUMPY'
@@ -33,8 +36,9 @@ class Prompt:
 
   Attributes:
     leaves: {per-layer path: array}; a soft prompt is the one leaf encoder/prompt/prompt/prompt.
-    metadata: of .safetensors: method, base_fingerprint, vocabulary_hash, length, task, metric,
-      seed, library_version and what was added; empty for .npy.
+    metadata: of .safetensors: method, methods (their settings), base_fingerprint,
+      vocabulary_hash, length, task, metric, seed, library_version and what was added; empty for
+      .npy.
     source: the file, for messages.
   """
 
@@ -59,6 +63,20 @@ class Prompt:
     """P, the rows of the soft prompt."""
     return self.array.shape[0]
 
+  @property
+  def methods(self) -> tuple[Method, ...]:
+    """The methods that these leaves belong to.
+
+    Raises:
+      UserError: the file does not tell, as one of an earlier version.
+    """
+    if 'methods' in self.metadata:
+      return description.rebuild(self.metadata['methods'], self.source)
+    if set(self.leaves) == {names.PROMPT}:
+      return (SoftPrompt(length=self.length),)
+    raise UserError(f'{self.source} does not tell the settings of the methods it was made with: '
+                    f'{self.summary()}. Export it from its run (--gin.MODEL_DIR=...).')
+
   def summary(self) -> str:
     paths = sorted(self.leaves)
     more = f' and {len(paths) - 3} more' if len(paths) > 3 else ''
@@ -68,7 +86,7 @@ class Prompt:
   def check(
       self, *, emb_dim: int | None = None, length: int | None = None,
       base_fingerprint: str | None = None, vocabulary_hash: str | None = None,
-      allow_mismatch: bool = False,
+      methods: Sequence[Method] | None = None, allow_mismatch: bool = False,
   ):
     """Refuses a prompt that belongs elsewhere; None is not compared.
 
@@ -77,6 +95,7 @@ class Prompt:
       length: P that is expected (PROMPT_LENGTH).
       base_fingerprint: of the backbone; compared if the file has one.
       vocabulary_hash: of the vocabulary; compared if the file has one.
+      methods: that are configured; compared with the settings in the file, if it has them.
       allow_mismatch: accept another base fingerprint, and nothing else.
 
     Raises:
@@ -98,7 +117,9 @@ class Prompt:
     if vocabulary_hash and theirs and theirs != vocabulary_hash:
       raise UserError(f'{self.source} was made with the vocabulary {theirs[:16]}... and this one '
                       f'is {vocabulary_hash[:16]}.... Give the vocabulary it was made with.')
-
+    if methods and 'methods' in self.metadata:
+      if wrong := description.differences(methods, self.methods):
+        raise UserError(f'{self.source}: {"; ".join(wrong)}. Set what the file has.')
 
   def fill(self, trainable):
     """The file's leaves as a tree like `trainable`, ready to take its place.
@@ -217,8 +238,8 @@ def save_prompt(path, array, metadata: Mapping | None = None):
   Args:
     path: .npy (a [P, H] array alone) or .safetensors (any method, with metadata).
     array: [P, H], or a tree of trainable leaves, looped or scanned; written per layer.
-    metadata: for .safetensors: method, base_fingerprint, vocabulary_hash, task, metric, seed, ...;
-      length and library_version are added.
+    metadata: for .safetensors: method, methods, base_fingerprint, vocabulary_hash, task, metric,
+      seed, ...; length and library_version are added.
 
   Raises:
     UserError: another suffix, or leaves that .npy cannot hold.

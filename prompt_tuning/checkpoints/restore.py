@@ -111,6 +111,14 @@ def demo_folder() -> pathlib.Path:
   return pathlib.Path(__file__).resolve().parent.parent / 'demo' / 'backbone'
 
 
+def fingerprint(model: StoredModel) -> str:
+  """`params.fingerprint` of a stored backbone, one parameter in memory at a time."""
+  expected = params_lib.flatten(abstract_params(T5(config=model.config)))
+  check(model, expected)
+  return params_lib.fingerprint_leaves(
+      (path, jnp.asarray(model.arrays[path].read('bfloat16'))) for path in expected)
+
+
 def read_params(
     model,
     abstract,
@@ -145,7 +153,7 @@ def read_params(
     raise UserError(f'param_dtype is {param_dtype!r}; allowed: {list(PARAM_DTYPES)}.')
   expected = params_lib.flatten(abstract)
   layers = {path: _disk_paths(path, leaf) for path, leaf in expected.items()}
-  report = _compare(model, layers, expected, optional)
+  report = check(model, expected, optional)
   flat = {}
   for path, leaf in expected.items():
     if layers[path][0] in report.new:
@@ -166,11 +174,23 @@ def _disk_paths(path, leaf) -> list[str]:
   return [f'{head}layers_{i}/{tail}' for i in range(leaf.shape[0])]
 
 
-def _compare(model, layers, expected, optional) -> Report:
-  """Sets the file against the expected tree; refuses what is missing or misshapen."""
+def check(model: StoredModel, expected: Mapping, optional: Sequence[str] = ()) -> Report:
+  """Sets a stored model against the parameters that are expected, without reading any.
+
+  Args:
+    model: what `open_model` returned.
+    expected: {path: jax.ShapeDtypeStruct}, looped or scanned.
+    optional: see `read_params`.
+
+  Returns:
+    What becomes of every parameter.
+
+  Raises:
+    UserError: a parameter is missing or has another shape; both sides are named.
+  """
   kept, new, missing, wrong = [], [], [], []
-  for path, names in layers.items():
-    leaf = expected[path]
+  for path, leaf in expected.items():
+    names = _disk_paths(path, leaf)
     shape = tuple(leaf.shape[1:] if _STACKED.search(path) else leaf.shape)
     absent = [name for name in names if name not in model.arrays]
     if len(absent) == len(names) and params_lib.matches(optional, path):

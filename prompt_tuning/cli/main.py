@@ -7,6 +7,7 @@ after its flags are parsed, so that `--help` and a wrong flag answer at once.
 import argparse
 import dataclasses
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 
 from prompt_tuning.errors import UserError
 from prompt_tuning.version import __version__
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 
 _TRAIN_EXAMPLE = """\
 example:
@@ -115,6 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   except BrokenPipeError:  # the reader of our output, such as `head`, has gone
     # What is still buffered would fail once more at exit, loudly.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+    return 1
+  except OSError as error:
+    if error.errno not in _NO_ROOM:
+      raise
+    print(f'prompt-tuning: cannot write: {error}; make room or choose another folder',
+          file=sys.stderr)
     return 1
   return 0
 

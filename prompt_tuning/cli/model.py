@@ -171,7 +171,8 @@ def _with_prompt_file(config, model, params, backbone):
                     'method that uses it: add --gin_file=peft/prompt.gin.')
   check = functools.partial(
       prompt.check, base_fingerprint=backbone.fingerprint,
-      vocabulary_hash=backbone.vocabulary.hash, allow_mismatch=config.allow_mismatch)
+      vocabulary_hash=backbone.vocabulary.hash, methods=model.methods,
+      allow_mismatch=config.allow_mismatch)
   if lengths:
     check(emb_dim=backbone.config.emb_dim, length=lengths[0])
   else:

@@ -26,6 +26,7 @@ from prompt_tuning.data import loader as loader_lib
 from prompt_tuning.decoding.generate import DecodeConfig
 from prompt_tuning.errors import UserError
 from prompt_tuning.losses import LossConfig
+from prompt_tuning.peft import description
 from prompt_tuning.training import loop, metrics, step, writers
 from prompt_tuning.training import state as state_lib
 
@@ -250,6 +251,7 @@ def _write_prompt(folder, model, config, trainable, evaluated):
     return
   prompt_file.save_prompt(folder / past_run.PROMPT, trainable, {
       'method': ','.join(type(method).__name__ for method in model.peft.methods),
+      'methods': description.describe(model.peft.methods),
       'base_fingerprint': model.base_fingerprint, 'vocabulary_hash': model.vocabulary.hash,
       'task': config.data.task.name, 'metric': evaluated, 'seed': config.seed})
 

@@ -67,6 +67,8 @@ class DecodeConfig:
               'temperature': (0, None), 'top_k': (0, None), 'top_p': (0, 1), 'alpha': (0, None)}
     for name, (low, high) in limits.items():
       value = getattr(self, name)
+      if value is not None and not isinstance(value, int | float):
+        raise UserError(f'{name} is {value!r}; it has to be a number.')
       if value is not None and (value < low or (high is not None and value > high)):
         allowed = f'at least {low}' if high is None else f'from {low} to {high}'
         raise UserError(f'{name} = {value!r}: must be {allowed}.')

@@ -20,9 +20,12 @@ class Method(abc.ABC):
   Attributes:
     logical_axes: ordered (regex over the path, logical axis names) rules for the method's leaves
       as they stand per layer; a leading axis of stacked layers is added by whoever applies them.
+    unseen: fields that change what trained leaves compute and that paths and shapes do not show;
+      a prompt file is refused where they differ.
   """
 
   logical_axes: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = ()
+  unseen: ClassVar[tuple[str, ...]] = ()
 
   @property
   @abc.abstractmethod

@@ -46,6 +46,7 @@ class SoftPrompt(Method):
   init: Callable = prompt_init.SampledVocab()
 
   logical_axes: ClassVar = ((prompt_init.PROMPT_PATH, ('prompt', 'embed')),)
+  unseen: ClassVar = ('placement',)
 
   def __post_init__(self):
     if self.length < 1:

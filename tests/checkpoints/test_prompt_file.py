@@ -18,6 +18,8 @@ from prompt_tuning.checkpoints import safetensors_file
 from prompt_tuning.checkpoints.names import PROMPT
 from prompt_tuning.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning.errors import UserError
+from prompt_tuning.peft import description
+from prompt_tuning.peft.soft_prompt import SoftPrompt
 
 ARRAY = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
 METADATA = {'method': 'soft_prompt', 'base_fingerprint': 'a' * 64, 'vocabulary_hash': '1' * 64,
@@ -242,3 +244,22 @@ def test_metadata_of_another_tool_stays_text(tmp_path):
                          {'format': 'pt', 'task': '12', 'config': json.dumps({'a': 1})})
   assert load_prompt(tmp_path / 'p.safetensors').metadata == {
       'format': 'pt', 'task': '12', 'config': {'a': 1}}
+
+
+def test_a_file_tells_its_methods(tmp_path):
+  path = tmp_path / 'p.safetensors'
+  method = SoftPrompt(length=3, placement='suffix')
+  save_prompt(path, np.ones((3, 4), np.float32), {'methods': description.describe([method])})
+  prompt = load_prompt(path)
+  assert prompt.methods == (method,)
+  prompt.check(length=3, methods=(method,))
+  with pytest.raises(UserError, match="placement is 'suffix' in the file and 'prefix' in the conf"):
+    prompt.check(length=3, methods=(SoftPrompt(length=3),))
+
+
+def test_methods_of_a_file_without_settings(tmp_path):
+  np.save(tmp_path / 'p.npy', np.ones((3, 4), np.float32))
+  assert load_prompt(tmp_path / 'p.npy').methods == (SoftPrompt(length=3),)
+  save_prompt(tmp_path / 'p.safetensors', TREE, {'method': 'LoRA'})
+  with pytest.raises(UserError, match='does not tell the settings'):
+    _ = load_prompt(tmp_path / 'p.safetensors').methods

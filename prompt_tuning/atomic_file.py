@@ -1,8 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from prompt_tuning.errors import UserError
@@ -30,6 +32,32 @@ def write_atomically(path: str | os.PathLike, fill: Callable[[BinaryIO], object]
       os.replace(temporary, path)
     finally:
       temporary.unlink(missing_ok=True)
+  except OSError as error:
+    raise UserError(f'Cannot write {path}: {error}. Give a folder that can be written and has '
+                    'room.') from error
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Gives a temporary folder beside `path`, which becomes `path` when the block ends well.
+
+  Args:
+    path: a folder that does not exist or is empty.
+
+  Raises:
+    UserError: the folder holds something already or cannot be written.
+  """
+  path = pathlib.Path(path).resolve()  # a rename would replace a link, not what it leads to
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+      raise UserError(f'{path} exists and is not an empty folder: give a new one.')
+    temporary.mkdir(parents=True)
+    try:
+      yield temporary
+      os.replace(temporary, path)
+    finally:
+      shutil.rmtree(temporary, ignore_errors=True)
   except OSError as error:
     raise UserError(f'Cannot write {path}: {error}. Give a folder that can be written and has '
                     'room.') from error

@@ -172,7 +172,7 @@ def unstack_layers(params):
     if _STACKED.search(path) is None:
       flat[path] = leaf
     else:
-      flat.update(zip(disk_paths(path, leaf.shape[0]), leaf, strict=True))
+      flat.update({name: leaf[i] for i, name in enumerate(disk_paths(path, leaf.shape[0]))})
   return unflatten(flat)
 
 

@@ -30,13 +30,15 @@ _SUBLAYERS = {
 }
 
 
-def _table():
+def _table(bias_per_layer):
   """Yields (Hugging Face name, T5X path, transposed); `{i}` stands for the layer."""
   yield 'shared.weight', EMBEDDING, False
   yield 'lm_head.weight', HEAD, True
   for stack, sublayers in _SUBLAYERS.items():
-    yield (f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight',
-           f'{stack}/relpos_bias/rel_embedding', True)
+    # T5 keeps the bias that a whole stack shares in its first block.
+    block, layer = ('{i}', '/layers_{i}') if bias_per_layer else ('0', '')
+    yield (f'{stack}.block.{block}.layer.0.SelfAttention.relative_attention_bias.weight',
+           f'{stack}{layer}/relpos_bias/rel_embedding', True)
     yield f'{stack}.final_layer_norm.weight', f'{stack}/{stack}_norm/scale', False
     for number, (theirs, ours, norm) in enumerate(sublayers):
       block = f'{stack}.block.{{i}}.layer.{number}'
@@ -47,9 +49,11 @@ def _table():
                f'{stack}/layers_{{i}}/{ours}/{our_leaf}/kernel', True)
 
 
-_TABLE = tuple(_table())
-_FROM_HF = {theirs: (ours, transposed) for theirs, ours, transposed in _TABLE}
-_TO_HF = {ours: (theirs, transposed) for theirs, ours, transposed in _TABLE}
+_FROM_HF = {per_layer: {theirs: (ours, transposed)
+                        for theirs, ours, transposed in _table(per_layer)}
+            for per_layer in (False, True)}
+_TO_HF = {ours: (theirs, transposed)
+          for table in _FROM_HF.values() for theirs, (ours, transposed) in table.items()}
 
 # Copies of the embedding table that older files hold beside `shared.weight`.
 EMBEDDING_COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
@@ -68,13 +72,24 @@ def _look_up(table, name, layer):
   return other.replace('{i}', found.group(1)), transposed
 
 
-def from_hf(name: str) -> tuple[str, bool] | None:
-  """T5X path of a Hugging Face T5 parameter and whether it is transposed; None: not known."""
+def from_hf(name: str, bias_per_layer: bool = False) -> tuple[str, bool] | None:
+  """Finds the T5X path of a Hugging Face parameter.
+
+  Args:
+    name: as in T5's, mT5's or UMT5's state_dict.
+    bias_per_layer: whether every block has its own position bias, as in UMT5.
+
+  Returns:
+    (path, whether it is transposed), or None: not a parameter of that model.
+  """
   if name in EMBEDDING_COPIES:
     return EMBEDDING, False
-  return _look_up(_FROM_HF, name, re.compile(r'^\w+\.block\.(0|[1-9]\d*)\.'))
+  return _look_up(_FROM_HF[bias_per_layer], name, re.compile(r'^\w+\.block\.(0|[1-9]\d*)\.'))
 
 
 def to_hf(path: str) -> tuple[str, bool] | None:
-  """Hugging Face name of a T5X path and whether it is transposed; None: not a T5 parameter."""
+  """Hugging Face name of a T5X path and whether it is transposed; None: not a T5 parameter.
+
+  A position bias of a whole stack and one of the first layer have the same name there.
+  """
   return _look_up(_TO_HF, path, re.compile(r'^\w+/layers_(0|[1-9]\d*)/'))

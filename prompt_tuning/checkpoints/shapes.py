@@ -15,7 +15,9 @@ ASSUMED = ('mlp_activations', 'relative_attention_max_distance', 'layer_norm_eps
 SHAPE_FIELDS = (
     'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
     'num_decoder_layers', 'mlp_activations', 'logits_via_embedding',
-    'relative_attention_num_buckets', 'relative_attention_max_distance', 'layer_norm_epsilon')
+    'relative_attention_num_buckets', 'relative_attention_max_distance',
+    'relative_attention_per_layer', 'layer_norm_epsilon')
+_MIN_BUCKETS = 4  # half of them look back, and of those at least one is exact
 
 
 def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> T5Config:
@@ -38,12 +40,19 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> T5
     if len(shapes[path]) != rank:
       raise UserError(f'{source}: {path} has shape {list(shapes[path])} where {rank} axes are '
                       'expected.')
+    if 0 in shapes[path]:
+      raise UserError(f'{source}: {path} has shape {list(shapes[path])}: it holds no number.')
     return shapes[path]
 
   vocab_size, emb_dim = shape(names.EMBEDDING)
-  num_heads, buckets = shape('encoder/relpos_bias/rel_embedding')
+  per_layer = _bias_per_layer(shapes, source)
+  layer = '/layers_0' if per_layer else ''
+  num_heads, buckets = shape(f'encoder{layer}/relpos_bias/rel_embedding')
+  if buckets < _MIN_BUCKETS:
+    raise UserError(f'{source}: the position bias has {buckets} buckets; at least {_MIN_BUCKETS} '
+                    'are needed.')
   projected = shape('encoder/layers_0/attention/query/kernel')[1]
-  if num_heads < 1 or projected % num_heads:
+  if projected % num_heads:
     raise UserError(f'{source}: {projected} columns of encoder/layers_0/attention/query/kernel '
                     f'cannot be shared by the {num_heads} heads of the position bias.')
   gated = 'encoder/layers_0/mlp/wi_0/kernel' in shapes
@@ -55,7 +64,21 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> T5
       num_decoder_layers=_depth(shapes, 'decoder', source),
       mlp_activations=('gelu', 'linear') if gated else ('relu',),
       logits_via_embedding=names.HEAD not in shapes,
-      relative_attention_num_buckets=buckets)
+      relative_attention_num_buckets=buckets,
+      relative_attention_per_layer=per_layer)
+
+
+def _bias_per_layer(shapes, source) -> bool:
+  """Whether every layer has its own position bias; a model has one kind of them in both stacks."""
+  shared, own = ([stack for stack in ('encoder', 'decoder')
+                  if f'{stack}{layer}/relpos_bias/rel_embedding' in shapes]
+                 for layer in ('', '/layers_0'))
+  if sorted(shared + own) != ['decoder', 'encoder'] or (shared and own):
+    raise UserError(
+        f'{source} is no T5 encoder-decoder: a position bias is expected in both stacks, either '
+        'one that all layers share (relpos_bias/rel_embedding) or one a layer '
+        f'(layers_0/relpos_bias/rel_embedding); shared ones are in {shared}, own ones in {own}.')
+  return bool(own)
 
 
 def _depth(shapes, stack, source):
@@ -66,7 +89,13 @@ def _depth(shapes, stack, source):
   return len(layers)
 
 
-def check_config(given: T5Config, found: T5Config, assumed: tuple[str, ...], source: str):
+def check_config(
+    given: T5Config,
+    found: T5Config,
+    assumed: tuple[str, ...],
+    source: str,
+    remedy: str = 'Choose the models/*.gin of this checkpoint, or another checkpoint.',
+):
   """Refuses a configuration that disagrees with a file.
 
   Args:
@@ -74,6 +103,7 @@ def check_config(given: T5Config, found: T5Config, assumed: tuple[str, ...], sou
     found: what the file says.
     assumed: fields of `found` that the file does not really say.
     source: folder or file, for messages.
+    remedy: what to do, for the message.
 
   Raises:
     UserError: naming each field with both values.
@@ -86,5 +116,5 @@ def check_config(given: T5Config, found: T5Config, assumed: tuple[str, ...], sou
            f'{getattr(known, field)} in the file'
            for field in SHAPE_FIELDS if getattr(given, field) != getattr(known, field)]
   if wrong:
-    raise UserError(f'The model configuration does not fit {source}: {"; ".join(wrong)}. Choose '
-                    'the models/*.gin of this checkpoint, or another checkpoint.')
+    raise UserError(f'The model configuration does not fit {source}: {"; ".join(wrong)}. '
+                    f'{remedy}')

@@ -5,16 +5,20 @@ one parameter at a time, cast on the way: what stays in memory is the result and
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
 
+from prompt_tuning import params as params_lib
 from prompt_tuning.errors import UserError
 
-# What one read takes from a file. Memory-mapped pages would count as resident; blocks do not.
-BLOCK_BYTES = 16 * 2**20
+# What one read takes from a file. Memory-mapped pages would count as resident; blocks do not. A
+# block that the processor's cache holds until it has been cast is read and cast fastest.
+BLOCK_BYTES = 4 * 2**20
+_ALIGNMENT = 64  # bytes; what XLA asks of memory that it takes over without a copy
 
 # The dtypes a parameter file may hold, by every format's plain name.
 DTYPES = {
@@ -58,7 +62,8 @@ class StoredArray:
     """
     dtype = self.dtype if dtype is None else np.dtype(dtype)
     try:
-      array = self.reader(dtype)
+      with np.errstate(all='ignore'):  # a NaN in a file is a NaN in memory
+        array = self.reader(dtype)
     except (ValueError, OSError, MemoryError, OverflowError) as error:
       raise UserError(
           f'Cannot read {self.source} (shape {list(self.shape)}, {self.dtype}): {error} '
@@ -86,24 +91,56 @@ def from_memory(array: np.ndarray, source: str) -> StoredArray:
                      reader=lambda dtype: array.astype(dtype, copy=False))
 
 
+def from_params(params) -> dict[str, StoredArray]:
+  """{per-layer path: parameter} of a tree in memory, each fetched when it is read.
+
+  Args:
+    params: nested dict, or {path: leaf}, of arrays or StoredArrays; layers may be stacked.
+  """
+  arrays = {}
+  for path, leaf in params_lib.flatten(params).items():
+    names = params_lib.disk_paths(path, leaf.shape[0] if leaf.shape else 0)
+    for i, name in enumerate(names):
+      index = () if names == [path] else (i,)
+      arrays[name] = leaf if isinstance(leaf, StoredArray) else StoredArray(
+          shape=tuple(leaf.shape[len(index):]), dtype=np.dtype(leaf.dtype), source=name,
+          reader=functools.partial(_fetch, leaf, index))
+  return arrays
+
+
+def _fetch(leaf, index, dtype):
+  # A jax array without an index is not sliced: that would copy it on its device.
+  return np.asarray(leaf[index] if index else leaf).astype(dtype, copy=False)
+
+
+def empty(shape: tuple[int, ...], dtype) -> np.ndarray:
+  """An array to be filled, so aligned that `jax.device_put` on a CPU need not copy it."""
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  raw = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -raw.ctypes.data % _ALIGNMENT
+  return raw[start:start + size].view(dtype).reshape(shape)
+
+
 def read_rows(
     shape: tuple[int, ...],
     dtype: np.dtype,
     step: int,
-    rows: Callable[[int, int], np.ndarray],
+    read_into: Callable[[np.ndarray, int, int], object],
 ) -> np.ndarray:
   """Fills an array of `dtype` block by block along axis 0.
 
   Args:
     shape: of the whole array, at least one axis.
-    dtype: of the result; each block is cast to it before the next is read.
+    dtype: of the result.
     step: rows a block.
-    rows: (start, stop) -> the rows as stored.
+    read_into: (block, start, stop) -> reads rows `start` to `stop` and casts them into `block`, a
+      view of the result.
   """
-  out = np.empty(shape, dtype)
-  for start in range(0, shape[0], step):
-    stop = min(start + step, shape[0])
-    out[start:stop] = rows(start, stop).astype(dtype, copy=False)
+  out = empty(shape, dtype)
+  if out.size:  # a shape may claim any number of rows that hold nothing
+    for start in range(0, shape[0], step):
+      stop = min(start + step, shape[0])
+      read_into(out[start:stop], start, stop)
   return out
 
 

@@ -10,14 +10,15 @@ from prompt_tuning.peft.model import abstract_params
 
 @pytest.mark.parametrize('options', [
     {}, {'mlp_activations': ('relu',), 'logits_via_embedding': True},
-    {'num_encoder_layers': 12, 'num_decoder_layers': 1}])
+    {'num_encoder_layers': 12, 'num_decoder_layers': 1}, {'relative_attention_per_layer': True}])
 def test_every_parameter_goes_there_and_back(options):
   module = T5(config=T5Config(vocab_size=8, emb_dim=4, num_heads=1, head_dim=2, mlp_dim=4,
                               **{'num_encoder_layers': 2, 'num_decoder_layers': 2, **options}))
   paths = list(params_lib.flatten(abstract_params(module)))
   theirs = [names.to_hf(path) for path in paths]
   assert len(set(theirs)) == len(paths) > 30
-  assert [names.from_hf(name) for name, _ in theirs] == [
+  per_layer = module.config.relative_attention_per_layer
+  assert [names.from_hf(name, per_layer) for name, _ in theirs] == [
       (path, transposed) for path, (_, transposed) in zip(paths, theirs, strict=True)]
 
 
@@ -39,6 +40,14 @@ def test_every_parameter_goes_there_and_back(options):
 ])
 def test_names_of_hugging_face(theirs, ours, transposed):
   assert names.from_hf(theirs) == (ours, transposed)
+
+
+@pytest.mark.parametrize('layer', [0, 11])
+def test_position_bias_of_a_layer(layer):
+  theirs = f'decoder.block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight'
+  ours = f'decoder/layers_{layer}/relpos_bias/rel_embedding'
+  assert names.from_hf(theirs, bias_per_layer=True) == (ours, True)
+  assert names.to_hf(ours) == (theirs, True)
 
 
 @pytest.mark.parametrize('name', [

@@ -21,6 +21,8 @@ def shapes_of(config):
 
 @pytest.mark.parametrize('changes', [
     {}, {'mlp_activations': ('relu',)}, {'logits_via_embedding': True},
+    {'relative_attention_per_layer': True},
+    {'relative_attention_per_layer': True, 'num_encoder_layers': 1},
     {'num_encoder_layers': 11, 'num_decoder_layers': 1}])
 def test_every_field_comes_back(changes):
   config = dataclasses.replace(ODD, **changes)
@@ -36,7 +38,15 @@ def test_a_prompt_beside_the_weights_does_not_matter():
     (lambda s: s.pop('token_embedder/embedding'), "no parameter 'token_embedder/embedding'"),
     (lambda s: s.update({'encoder/relpos_bias/rel_embedding': (9,)}), '2 axes are expected'),
     (lambda s: s.update({'encoder/relpos_bias/rel_embedding': (4, 9)}), 'cannot be shared'),
-    (lambda s: s.update({'encoder/relpos_bias/rel_embedding': (0, 9)}), 'cannot be shared'),
+    (lambda s: s.update({'encoder/relpos_bias/rel_embedding': (0, 9)}), 'holds no number'),
+    (lambda s: s.update({'encoder/relpos_bias/rel_embedding': (3, 3)}), 'has 3 buckets'),
+    (lambda s: s.update({'token_embedder/embedding': (11, 0)}), 'holds no number'),
+    (lambda s: s.pop('encoder/relpos_bias/rel_embedding'),
+     r"shared ones are in \['decoder'\], own ones in \[\]"),
+    (lambda s: [s.pop(f'{stack}/relpos_bias/rel_embedding') for stack in ('encoder', 'decoder')],
+     r'shared ones are in \[\], own ones in \[\]'),
+    (lambda s: s.update({'encoder/layers_0/relpos_bias/rel_embedding': (3, 9)}),
+     r"shared ones are in \['encoder', 'decoder'\], own ones in \['encoder'\]"),
     (lambda s: [s.pop(p) for p in list(s) if p.startswith('encoder/layers_1/')],
      r'encoder layers \[0, 2\]'),
     (lambda s: [s.pop(p) for p in list(s) if p.startswith('decoder/layers_')],
@@ -59,7 +69,8 @@ def test_agreeing_configurations():
 @pytest.mark.parametrize('changes', [
     {'vocab_size': 12}, {'emb_dim': 8}, {'num_heads': 1}, {'head_dim': 4}, {'mlp_dim': 8},
     {'num_encoder_layers': 2}, {'num_decoder_layers': 3}, {'logits_via_embedding': True},
-    {'mlp_activations': ('gelu',)}, {'relative_attention_num_buckets': 32}])
+    {'mlp_activations': ('gelu',)}, {'relative_attention_num_buckets': 32},
+    {'relative_attention_per_layer': True}])
 def test_disagreement_names_both_values(changes):
   (field, value), = changes.items()
   with pytest.raises(UserError) as error:

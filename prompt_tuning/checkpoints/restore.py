@@ -18,7 +18,7 @@ import numpy as np
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import hf, t5x
 from prompt_tuning.checkpoints import shapes as shapes_lib
-from prompt_tuning.checkpoints.stored import StoredModel
+from prompt_tuning.checkpoints.stored import StoredModel, empty
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params, init_params
@@ -218,7 +218,7 @@ def _read(model, names, leaf, dtype) -> np.ndarray:
   """One parameter on the host; the layers of a stacked one are read into their place."""
   if len(leaf.shape) == len(model.arrays[names[0]].shape):
     return model.arrays[names[0]].read(dtype)
-  stacked = np.empty(leaf.shape, dtype)
+  stacked = empty(leaf.shape, dtype)
   for i, name in enumerate(names):
     stacked[i] = model.arrays[name].read(dtype)
   return stacked
@@ -226,7 +226,7 @@ def _read(model, names, leaf, dtype) -> np.ndarray:
 
 def _place(host, sharding):
   if sharding is None:
-    return jnp.asarray(host)
+    return jax.device_put(host)  # a view of it on a CPU, where its alignment allows that
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 

@@ -87,29 +87,35 @@ def _entry(path, name, entry, start, data_bytes):
 
 
 def _reader(path, shape, stored, offset):
+  flat = (math.prod(shape),)
+  step = rows_per_block(flat, stored.itemsize)
+
   def read_array(dtype):
-    flat = shape or (1,)
-    row_bytes = math.prod(flat[1:]) * stored.itemsize
+    buffer = np.empty(min(step, *flat), stored)
     with path.open('rb') as file:
       file.seek(offset)
 
-      def rows(start, stop):
-        block = np.empty((stop - start, *flat[1:]), stored)
-        if file.readinto(block.reshape(-1).view(np.uint8)) != (stop - start) * row_bytes:
+      def read_into(block, start, stop):
+        piece = buffer[:stop - start]
+        if file.readinto(piece.view(np.uint8)) != piece.nbytes:
           raise ValueError('the file ends early.')
-        return block
+        block[...] = piece
 
-      return read_rows(flat, dtype, rows_per_block(flat, stored.itemsize), rows).reshape(shape)
+      return read_rows(flat, dtype, step, read_into).reshape(shape)
   return read_array
 
 
-def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None):
+def write(path, arrays: Mapping, metadata: Mapping[str, str] | None = None):
   """Writes a file under a temporary name, then renames it: it is there whole or not at all.
 
   Args:
     path: the file.
-    arrays: {name: array}; jax arrays are fetched one by one.
+    arrays: {name: array}; a StoredArray is read, and a jax array fetched, when its turn comes, so
+      that one of them at a time is in memory.
     metadata: strings for the header.
+
+  Raises:
+    UserError: the file cannot be written, or a StoredArray not read.
   """
   path = pathlib.Path(path)
   header, offset = {}, 0
@@ -126,6 +132,15 @@ def write(path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | 
   def fill(file):
     file.write(struct.pack('<Q', len(text)) + text)
     for array in arrays.values():
-      file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+      _write_blocks(file, array.read() if isinstance(array, StoredArray) else np.asarray(array))
 
   write_atomically(path, fill)
+
+
+def _write_blocks(file, array):
+  """Writes an array row-major; a transposed one is put in order block by block."""
+  array = np.atleast_1d(array)
+  step = rows_per_block(array.shape, array.itemsize)
+  for start in range(0, len(array) if array.size else 0, step):
+    block = np.ascontiguousarray(array[start:start + step])
+    file.write(block.reshape(-1).view(np.uint8).data)

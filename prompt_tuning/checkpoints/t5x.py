@@ -182,11 +182,18 @@ def _inside(folder, relative) -> pathlib.Path:
 
 def _zarr_reader(location, shape, stored):
   def read(dtype):
+    import tensorstore as ts
     array = _open_zarr(location, shape, stored)
     if not shape:
       return np.asarray(array.read().result()).astype(dtype, copy=False)
     step = rows_per_block(shape, stored.itemsize, array.chunk_layout.read_chunk.shape[0])
-    return read_rows(shape, dtype, step, lambda start, stop: array[start:stop].read().result())
+    cast = ts.cast(array, dtype)
+
+    def read_into(block, start, stop):
+      rows = cast[start:stop][ts.d[0].translate_to[0]]
+      ts.array(block).write(rows).result()
+
+    return read_rows(shape, dtype, step, read_into)
   return read
 
 

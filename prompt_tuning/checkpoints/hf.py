@@ -1,78 +1,97 @@
-"""Hugging Face folders of T5, mT5 and ByT5: config.json with safetensors, one file or several.
+"""Hugging Face folders of T5, mT5, ByT5 and UMT5: config.json with safetensors, one or several.
 
 Configurations of transformers 4 and 5 are understood. A pickle (.bin, .pt) is never opened.
 """
 
+import dataclasses
+import hashlib
 import json
 import logging
+import math
 import pathlib
+import re
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.atomic_file import write_atomically
-from prompt_tuning.checkpoints import names, safetensors_file
+from prompt_tuning.atomic_file import new_folder
+from prompt_tuning.checkpoints import hf_config, names, safetensors_file, stored
 from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.checkpoints.stored import StoredArray, StoredModel
 from prompt_tuning.errors import UserError
-from prompt_tuning.models.t5 import T5Config
-from prompt_tuning.vocabulary import BYTES
+from prompt_tuning.models.t5 import T5, T5Config
+from prompt_tuning.peft.model import abstract_params
+from prompt_tuning.vocabulary import BYTES, DEFAULT_EXTRA_IDS
 
+CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 VOCABULARY = 'spiece.model'
-_ACTIVATIONS = {
-    'relu': ('relu',),
-    'gated-gelu': ('gelu', 'linear'),
-    'gated-gelu_new': ('gelu', 'linear'),
-}
-# Their name, our field, their default (transformers' T5Config).
-_FIELDS = (
-    ('vocab_size', 'vocab_size', 32128),
-    ('d_model', 'emb_dim', 512),
-    ('d_kv', 'head_dim', 64),
-    ('d_ff', 'mlp_dim', 2048),
-    ('num_layers', 'num_encoder_layers', 6),
-    ('num_heads', 'num_heads', 8),
-    ('relative_attention_num_buckets', 'relative_attention_num_buckets', 32),
-    ('relative_attention_max_distance', 'relative_attention_max_distance', 128),
-    ('dropout_rate', 'dropout_rate', 0.1),
-    ('layer_norm_epsilon', 'layer_norm_epsilon', 1e-6),
-)
+TOKENIZER = 'tokenizer_config.json'
+MAX_SHARD_BYTES = 5_000_000_000  # one file of transformers 4; it loads files of any size
+_CACHED = re.compile(r'\.\./\.\./blobs/[0-9a-f]{40,64}')
 _log = logging.getLogger(__name__)
 
 
 def is_folder(path) -> bool:
   """Whether `path` looks like a Hugging Face folder."""
-  return (pathlib.Path(path) / 'config.json').is_file()
+  return (pathlib.Path(path) / CONFIG).is_file()
 
 
 def open_folder(path) -> StoredModel:
   """Opens a folder without reading its arrays.
 
   Args:
-    path: folder with config.json and model.safetensors, or an index and its shards.
+    path: folder with config.json and model.safetensors, or an index and its shards; a snapshot in
+      the cache of the Hugging Face hub is one.
 
   Raises:
-    UserError: another architecture, weights only as a pickle, or a damaged file.
+    UserError: another architecture, weights only as a pickle, a link out of the folder, or a
+      damaged file.
   """
   folder = pathlib.Path(path)
-  settings = _read_json(folder / 'config.json')
-  if settings.get('model_type') not in ('t5', 'mt5'):
+  settings = _read_json(folder, CONFIG)
+  if settings.get('model_type') not in hf_config.TYPES:
     raise UserError(f'{folder} holds a model of type {settings.get("model_type")!r}; read are '
-                    "'t5' (T5 1.0, 1.1, LM-adapted, Flan-T5, ByT5) and 'mt5'.")
+                    "'t5' (T5 1.0, 1.1, LM-adapted, Flan-T5, ByT5), 'mt5' and 'umt5'.")
   arrays = _rename(_weights(folder), settings)
   found = shapes_lib.config_from_shapes(
       {path: array.shape for path, array in arrays.items()}, str(folder))
-  config = _config(settings, tied=names.HEAD not in arrays)
-  shapes_lib.check_config(config, found, shapes_lib.ASSUMED, str(folder))
-  vocabulary, extra_ids = _vocabulary(folder, settings)
+  arrays = _settle_head(arrays, settings)
+  found = dataclasses.replace(found, logits_via_embedding=names.HEAD not in arrays)
+  config = hf_config.read(folder / CONFIG, settings, found)
+  shapes_lib.check_config(
+      config, found, shapes_lib.ASSUMED, str(folder),
+      remedy=f'Its {CONFIG} and its weights belong to different models: copy both from one place.')
+  vocabulary, extra_ids = _vocabulary(folder, settings, config)
   return StoredModel(source=str(folder), arrays=arrays, config=config, vocabulary=vocabulary,
                      extra_ids=extra_ids)
 
 
-def _read_json(path) -> dict:
+def _file(folder, name) -> pathlib.Path:
+  """Path of a file in the folder, which may not be a link out of it.
+
+  One kind of link is followed: snapshots/REVISION/NAME -> ../../blobs/HASH, as the cache of the
+  Hugging Face hub keeps every file (huggingface_hub, guide "Manage the cache").
+  """
+  path = folder / name
+  try:
+    home, target = folder.resolve(), path.resolve()
+    cached = (path.is_symlink() and home.parent.name == 'snapshots'
+              and _CACHED.fullmatch(path.readlink().as_posix())
+              and target.parent == home.parent.parent / 'blobs')
+  except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+    raise UserError(f'Cannot follow {path}: {error}') from error
+  if not cached and not target.is_relative_to(home):
+    raise UserError(f'{path} is a link out of its folder, to {target}. Copy the file into the '
+                    'folder.')
+  return path
+
+
+def _read_json(folder, name) -> dict:
+  path = _file(folder, name)
   try:
     value = json.loads(path.read_text(encoding='utf-8'))
     if not isinstance(value, dict):
@@ -84,11 +103,11 @@ def _read_json(path) -> dict:
 
 def _weights(folder) -> dict[str, StoredArray]:
   """{Hugging Face name: array} of one file or of every shard."""
-  if (folder / WEIGHTS).is_file():
-    return safetensors_file.read(folder / WEIGHTS)[0]
-  if not (folder / INDEX).is_file():
+  if (weights := _file(folder, WEIGHTS)).is_file():
+    return safetensors_file.read(weights)[0]
+  if not _file(folder, INDEX).is_file():
     raise UserError(_no_weights(folder))
-  shards = _read_json(folder / INDEX).get('weight_map')
+  shards = _read_json(folder, INDEX).get('weight_map')
   if not isinstance(shards, dict):
     raise UserError(f'{folder / INDEX} has no weight_map.')
   opened, arrays = {}, {}
@@ -97,7 +116,7 @@ def _weights(folder) -> dict[str, StoredArray]:
       raise UserError(f'{folder / INDEX}: {name} lies in {shard!r}, which is no file name of this '
                       'folder.')
     if shard not in opened:
-      opened[shard] = safetensors_file.read(folder / shard)[0]
+      opened[shard] = safetensors_file.read(_file(folder, shard))[0]
     if name not in opened[shard]:
       raise UserError(f'{folder / shard} does not hold {name}, which {INDEX} promises.')
     arrays[name] = opened[shard][name]
@@ -117,18 +136,26 @@ def _no_weights(folder) -> str:
 
 
 def _rename(weights, settings) -> dict[str, StoredArray]:
-  """Gives parameters their T5X paths; settles the three forms of the head."""
+  """Gives parameters their T5X paths and axes; what has none keeps its name."""
   arrays = {}
   for name, array in weights.items():
     if name in names.EMBEDDING_COPIES and 'shared.weight' in weights:
       continue
-    path, transposed = names.from_hf(name) or (name, False)
-    arrays[path] = array.transposed() if transposed else array
-  embedding = arrays.get(names.EMBEDDING)
-  if embedding is None:
-    return arrays
-  head = arrays.get(names.HEAD)
-  if not _scales_logits(settings):
+    known = names.from_hf(name, bias_per_layer=settings['model_type'] == 'umt5')
+    if known is None:
+      arrays[name] = array
+      continue
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      raise UserError(f'{array.source} is {array.dtype}: a quantised model is not read. Give the '
+                      'model that it was made from.')
+    arrays[known[0]] = array.transposed() if known[1] else array
+  return arrays
+
+
+def _settle_head(arrays, settings) -> dict[str, StoredArray]:
+  """Brings the head into one of the two forms of T5X: tied and scaled, or neither."""
+  embedding, head = arrays[names.EMBEDDING], arrays.get(names.HEAD)
+  if not hf_config.scales_logits(settings):
     # Tied without scaling (mT5 as transformers makes it) is an untied head with equal values.
     return {**arrays, names.HEAD: embedding.transposed() if head is None else head}
   if head is None:
@@ -141,118 +168,132 @@ def _rename(weights, settings) -> dict[str, StoredArray]:
 
 
 def _same(a, b) -> bool:
-  """Whether two arrays are equal, bit for bit."""
-  return (a.shape == b.shape and a.dtype == b.dtype
-          and np.array_equal(np.ascontiguousarray(a.read()).view(np.uint8),
-                             np.ascontiguousarray(b.read()).view(np.uint8)))
+  """Whether two arrays are equal, bit for bit; one of them is in memory at a time."""
+  return (a.shape == b.shape and a.dtype == b.dtype) and _digest(a) == _digest(b)
 
 
-def _scales_logits(settings) -> bool:
-  """Whether logits are scaled by H^-0.5.
-
-  transformers 4 scales where tie_word_embeddings is set. transformers 5 ties every T5 and keeps
-  the old meaning in scale_decoder_outputs. mT5 never scales.
-  """
-  if settings['model_type'] == 'mt5':
-    return False
-  if 'scale_decoder_outputs' in settings:
-    return bool(settings['scale_decoder_outputs'])
-  return settings.get('tie_word_embeddings', True) is not False
+def _digest(array) -> bytes:
+  return hashlib.sha256(np.ascontiguousarray(array.read()).reshape(-1).view(np.uint8)).digest()
 
 
-def _config(settings, tied) -> T5Config:
-  default = 'gated-gelu' if settings['model_type'] == 'mt5' else 'relu'
-  activation = settings.get('feed_forward_proj', default)
-  if activation not in _ACTIVATIONS:
-    raise UserError(f'config.json: feed_forward_proj is {activation!r}; known are '
-                    f'{list(_ACTIVATIONS)}.')
-  fields = {ours: settings.get(theirs, default) for theirs, ours, default in _FIELDS}
-  wrong = [theirs for theirs, ours, default in _FIELDS
-           if type(fields[ours]) not in (int, type(default))]
-  if wrong:
-    raise UserError(f'config.json: {", ".join(wrong)} must be numbers.')
-  depth = settings.get('num_decoder_layers')
-  return T5Config(
-      **fields, mlp_activations=_ACTIVATIONS[activation], logits_via_embedding=tied,
-      num_decoder_layers=fields['num_encoder_layers'] if depth is None else depth)
-
-
-def _vocabulary(folder, settings) -> tuple[str | None, int | None]:
+def _vocabulary(folder, settings, config) -> tuple[str | None, int | None]:
   """(SentencePiece file, 'bytes' or None; number of sentinels or None)."""
-  path = folder / 'tokenizer_config.json'
-  tokenizer = _read_json(path) if path.is_file() else {}
+  tokenizer = _read_json(folder, TOKENIZER) if _file(folder, TOKENIZER).is_file() else {}
   kind = str(tokenizer.get('tokenizer_class', settings.get('tokenizer_class')))
   if kind.startswith('ByT5'):
     # The sentinels of their tokenizer lie behind the bytes and were never trained on: ids of
     # text are the same without them.
     return BYTES, 0
-  if not (folder / VOCABULARY).is_file():
+  if not _file(folder, VOCABULARY).is_file():
     return None, None
   extra_ids = tokenizer.get('extra_ids', 0 if settings['model_type'] == 'mt5' else None)
-  return str(folder / VOCABULARY), extra_ids if type(extra_ids) is int else None
+  if extra_ids is not None and (
+      type(extra_ids) is not int or not 0 <= extra_ids <= config.vocab_size):
+    raise UserError(f'{folder / TOKENIZER}: extra_ids is {extra_ids!r}; it must be a number from 0 '
+                    f'to the {config.vocab_size} rows of the embedding table.')
+  return str(folder / VOCABULARY), extra_ids
 
 
-def write_folder(folder, config: T5Config, params, *, vocabulary_file=None, extra_ids=None):
+def write_folder(
+    folder,
+    config: T5Config,
+    params,
+    *,
+    vocabulary_file=None,
+    extra_ids: int | None = None,
+    max_shard_bytes: float = MAX_SHARD_BYTES,
+):
   """Writes a backbone as a folder that transformers loads with equal logits.
 
+  Parameters are fetched, or read, one by one.
+
   Args:
-    folder: where to; made if absent.
+    folder: where to; a folder that does not exist or is empty.
     config: the model's shape.
-    params: the backbone's parameters, looped or scanned, nothing beside them.
+    params: the backbone's parameters and nothing beside them: a tree, looped or scanned, or
+      {per-layer path: array or StoredArray}.
     vocabulary_file: SentencePiece file to put beside the weights, or 'bytes'.
     extra_ids: sentinels of that vocabulary (None: 100; 0 for bytes).
+    max_shard_bytes: weights above this are split into files of at most this size (of one
+      parameter where that alone is larger).
 
   Raises:
-    UserError: a parameter that has no counterpart, such as a prompt, or a folder that cannot be
-      written.
+    UserError: a parameter that has no counterpart, such as a prompt, one that is missing, or a
+      folder that cannot be written.
   """
-  folder = pathlib.Path(folder)
-  weights = {}
-  for path, array in params_lib.flatten(params_lib.unstack_layers(params)).items():
-    known = names.to_hf(path)
-    if known is None:
+  arrays = stored.from_params(params)
+  _check_complete(config, arrays)
+  weights = _their_weights(config, arrays)
+  settings = hf_config.write(config, weights['shared.weight'].dtype.name)
+  with new_folder(folder) as temporary:
+    _write_weights(temporary, weights, max_shard_bytes)
+    _write_json(temporary / CONFIG, settings)
+    _write_json(temporary / 'generation_config.json', hf_config.SPECIAL_IDS)
+    if vocabulary_file is not None:
+      _write_vocabulary(temporary, vocabulary_file, extra_ids)
+
+
+def _check_complete(config, arrays):
+  """Refuses parameters that are not exactly those of the model."""
+  looped = T5(config=dataclasses.replace(config, scan_layers=False))
+  expected = params_lib.flatten(abstract_params(looped))
+  for path, array in arrays.items():
+    if path not in expected:
       raise UserError(f'{path} has no place in a Hugging Face T5 folder. Merge what can be merged '
                       'into the backbone, and export a prompt as a file of its own.')
-    weights[known[0]] = array.T if known[1] else array
-  safetensors_file.write(folder / WEIGHTS, weights, {'format': 'pt'})
-  _write_vocabulary(folder, vocabulary_file, extra_ids)
-  dtype = np.dtype(weights['shared.weight'].dtype).name
-  _write_json(folder / 'config.json', {**_settings(config), 'dtype': dtype, 'torch_dtype': dtype})
+    if array.shape != expected[path].shape:
+      raise UserError(f'{array.source} has shape {list(array.shape)} where the model has '
+                      f'{list(expected[path].shape)}.')
+  if missing := sorted(set(expected) - set(arrays)):
+    raise UserError(f'{len(missing)} parameters of the model are missing, such as {missing[0]}: '
+                    'a folder without them would be filled with random numbers.')
 
 
-def _settings(config) -> dict:
-  """config.json of a T5, in words that transformers 4 and 5 both understand."""
-  activation = {v: k for k, v in reversed(_ACTIVATIONS.items())}[config.mlp_activations]
-  return {
-      'architectures': ['T5ForConditionalGeneration'],
-      'model_type': 't5',
-      'is_encoder_decoder': True,
-      **{theirs: getattr(config, ours) for theirs, ours, _ in _FIELDS},
-      'num_decoder_layers': config.num_decoder_layers,
-      'feed_forward_proj': activation,
-      'tie_word_embeddings': config.logits_via_embedding,
-      'scale_decoder_outputs': config.logits_via_embedding,
-      'initializer_factor': 1.0,
-      'pad_token_id': 0,
-      'eos_token_id': 1,
-      'decoder_start_token_id': 0,
-      'use_cache': True,
-  }
+def _their_weights(config, arrays) -> dict[str, StoredArray]:
+  """Parameters under their Hugging Face names, with their axes."""
+  weights = {}
+  for path, array in arrays.items():
+    name, transposed = names.to_hf(path)
+    weights[name] = array.transposed() if transposed else array
+  if config.relative_attention_per_layer and not config.logits_via_embedding:
+    # transformers 5 scales the logits of every UMT5: the head makes up for it.
+    weights['lm_head.weight'] = weights['lm_head.weight'].scaled(config.emb_dim**0.5)
+  return weights
+
+
+def _write_weights(folder, weights, max_shard_bytes):
+  """Writes one file, or shards with the index that transformers writes."""
+  sizes = {name: math.prod(array.shape) * array.dtype.itemsize for name, array in weights.items()}
+  shards = [[]]
+  for name, size in sizes.items():
+    if shards[-1] and sum(sizes[other] for other in shards[-1]) + size > max_shard_bytes:
+      shards.append([])
+    shards[-1].append(name)
+  if len(shards) == 1:
+    safetensors_file.write(folder / WEIGHTS, weights, {'format': 'pt'})
+    return
+  index = {}
+  for number, shard in enumerate(shards, 1):
+    file = f'model-{number:05}-of-{len(shards):05}.safetensors'
+    safetensors_file.write(folder / file, {name: weights[name] for name in shard},
+                           {'format': 'pt'})
+    index.update(dict.fromkeys(shard, file))
+  _write_json(folder / INDEX, {
+      'metadata': {'total_size': sum(sizes.values()),
+                   'total_parameters': sum(math.prod(a.shape) for a in weights.values())},
+      'weight_map': index})
 
 
 def _write_vocabulary(folder, vocabulary_file, extra_ids):
-  if vocabulary_file is None:
-    return
   if str(vocabulary_file) == BYTES:
     tokenizer = {'tokenizer_class': 'ByT5Tokenizer', 'extra_ids': extra_ids or 0}
   else:
     shutil.copyfile(vocabulary_file, folder / VOCABULARY)
     tokenizer = {'tokenizer_class': 'T5Tokenizer',
-                 'extra_ids': 100 if extra_ids is None else extra_ids}
-  _write_json(folder / 'tokenizer_config.json',
+                 'extra_ids': DEFAULT_EXTRA_IDS if extra_ids is None else extra_ids}
+  _write_json(folder / TOKENIZER,
               {**tokenizer, 'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'})
 
 
 def _write_json(path, value):
-  text = json.dumps(value, indent=2, sort_keys=True) + '\n'
-  write_atomically(path, lambda file: file.write(text.encode('utf-8')))
+  path.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n', encoding='utf-8')

@@ -140,7 +140,7 @@ def test_no_weights(folder):
     ({'model_type': 'llama'}, "type 'llama'"),
     ({'model_type': None}, 'type None'),
     ({'feed_forward_proj': 'gated-silu'}, "feed_forward_proj is 'gated-silu'"),
-    ({'d_model': '8'}, 'd_model must be numbers'),
+    ({'d_model': '8'}, "config.json: d_model is '8'; it must be a number"),
     ({'num_heads': 4}, 'num_heads is 3 in the file|num_heads is 4 in the configuration'),
     ({'num_decoder_layers': 3}, 'num_decoder_layers is 3 in the configuration and 2'),
     ({'feed_forward_proj': 'relu'}, 'mlp_activations'),

@@ -20,7 +20,7 @@ HOMES = {
     'seqio': ('data.seqio_bridge', 'vocabulary'),
     'gin': ('cli',),
     'orbax': ('checkpoints.run',),
-    'tensorstore': ('checkpoints.t5x',),
+    'tensorstore': ('checkpoints.location', 'checkpoints.zarr_array', 'checkpoints.t5x_writer'),
     'grain': ('data',),
     'array_record': ('data',),
     'tensorboard': ('training.writers',),

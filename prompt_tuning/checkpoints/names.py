@@ -5,8 +5,9 @@ kernels, the head and the position bias ([heads, buckets] against [buckets, head
 norms and the embedding table are not.
 
 Scanned T5X checkpoints name their layers once, `encoder/encoder/...` and `decoder/decoder/...`,
-with the layers stacked on axis 1 and the heads not merged; in this package a scanned model is
-stacked on axis 0 under `layers` in memory only, and every file is per layer.
+with the layers stacked on axis 1 and the heads not merged; `scanned` gives the names that one
+layer has. In this package a scanned model is stacked on axis 0 under `layers` in memory only, and
+every file is per layer.
 """
 
 import re
@@ -57,6 +58,21 @@ _TO_HF = {ours: (theirs, transposed)
 
 # Copies of the embedding table that older files hold beside `shared.weight`.
 EMBEDDING_COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
+
+
+# The stack of a scanned T5X model; the first such models called it `layers`.
+_SCANNED = re.compile(r'(encoder|decoder)/(?:\1|layers)/(.+)')
+_OLD_BIAS = 'relative_posemb/'  # and their position bias so
+
+
+def scanned(path: str) -> tuple[str, str] | None:
+  """(stack, path of one layer with `{i}` as its number) of a stacked array; None: it is none."""
+  if (found := _SCANNED.fullmatch(path)) is None:
+    return None
+  stack, rest = found.groups()
+  if rest.startswith(_OLD_BIAS):
+    rest = 'relpos_bias/' + rest.removeprefix(_OLD_BIAS)
+  return stack, f'{stack}/layers_{{i}}/{rest}'
 
 
 def _look_up(table, name, layer):

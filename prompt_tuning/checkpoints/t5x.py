@@ -1,76 +1,71 @@
-"""T5X's native checkpoints: a msgpack index named `checkpoint` beside one zarr folder an array.
+"""T5X's checkpoints: native ones and those that T5X wrote through orbax.
 
-The index is decoded to plain data, nothing in it is ever executed; arrays are read through
-tensorstore when they are asked for. Format: t5x/checkpoints.py, version 3.
+Native: a msgpack index named `checkpoint` beside one zarr folder an array (t5x/checkpoints.py,
+version 3); old ones hold arrays in the index itself. Orbax: see t5x_orbax. The index is decoded to
+plain data, nothing in it is ever executed; arrays are read when they are asked for. For writing see
+t5x_writer.
 """
 
-import math
-import pathlib
 import re
 
-import msgpack
 import numpy as np
 
+from prompt_tuning.checkpoints import msgpack_index, scanned, t5x_orbax
 from prompt_tuning.checkpoints import shapes as shapes_lib
-from prompt_tuning.checkpoints.stored import (
-  DTYPES,
-  StoredArray,
-  StoredModel,
-  from_memory,
-  read_rows,
-  rows_per_block,
-)
+from prompt_tuning.checkpoints.location import Location, locate
+from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, StoredModel, from_memory
+from prompt_tuning.checkpoints.zarr_array import ZarrArray
 from prompt_tuning.errors import UserError
 
 INDEX = 'checkpoint'
 _FOLDER = re.compile(r'checkpoint_(\d+)')
-_NDARRAY, _SCALAR = 1, 3  # flax.serialization's msgpack extension types
-_CHUNKED = '__msgpack_chunked_array__'
 
 
 def open_checkpoint(path, step: int | None = None) -> StoredModel:
   """Opens a checkpoint without reading its arrays.
 
   Args:
-    path: a checkpoint_N folder, its parent, or the file `checkpoint` inside it.
+    path: a checkpoint_N folder, its parent, or the file `checkpoint` inside it; local or
+      gs://bucket/...
     step: which checkpoint_N of a parent folder; None takes the latest.
 
   Returns:
-    The model: parameters of `target`, the step, and the optimizer's state for each parameter.
+    The model: parameters of `target` by per-layer path, the step, and the optimizer's state for
+    each parameter under the file's own paths.
 
   Raises:
-    UserError: nothing there, not a T5X native checkpoint, or a damaged one.
+    UserError: nothing there, not a T5X checkpoint, or a damaged one.
   """
   folder = find(path, step)
-  index = _read_index(folder / INDEX)
+  index = _read_index(folder)
   root = index.get('optimizer', index)
-  state = root.get('state', {}) if isinstance(root, dict) else {}
+  state = root.get('state') or {} if isinstance(root, dict) else {}
   if not isinstance(root, dict) or not isinstance(root.get('target'), dict):
-    raise UserError(f'{folder / INDEX} holds no parameters (no `target`); it has '
-                    f'{list(index)}. Expected is what T5X writes.')
-  arrays = _arrays(folder, root['target'])
-  _refuse_scanned(folder, arrays)
+    raise UserError(f'{folder} holds no parameters (no `target`); it has {list(index)}. Expected '
+                    'is what T5X writes.')
+  if not isinstance(state, dict):
+    raise UserError(f'{folder}: `state` is a {type(state).__name__}, not a map.')
+  arrays = scanned.per_layer(_leaves(folder, root['target'], 'target'), str(folder))
+  slots = _leaves(folder, state.get('param_states') or {}, 'state/param_states')
   return StoredModel(
       source=str(folder),
       arrays=arrays,
       config=shapes_lib.config_from_shapes({p: a.shape for p, a in arrays.items()}, str(folder)),
       assumed=shapes_lib.ASSUMED,
-      step=_step(folder, state),
-      optimizer_state=_arrays(folder, state.get('param_states') or {}))
+      step=_step(folder, state.get('step')),
+      optimizer_state={name: _stored(slot) for name, slot in slots.items()})
 
 
 def is_checkpoint(path) -> bool:
-  """Whether `path` looks like something `open_checkpoint` opens."""
-  path = pathlib.Path(path)
-  return (path.is_file() and path.name == INDEX) or bool(_candidates(path))
+  """Whether `path` looks like something `open_checkpoint` opens; a bucket is not asked."""
+  location = locate(path)
+  return location.bucket is not None or _is_index(location) or bool(_candidates(location))
 
 
-def find(path, step: int | None = None) -> pathlib.Path:
+def find(path, step: int | None = None) -> Location:
   """The folder of one checkpoint; see `open_checkpoint`."""
-  path = pathlib.Path(path)
-  if path.is_file() and path.name == INDEX:
-    path = path.parent
-  folders = _candidates(path)
+  location = locate(path)
+  folders = _candidates(location.parent if _is_index(location) else location)
   if not folders:
     raise UserError(f'{path} holds no T5X checkpoint. Give a checkpoint_N folder, the folder '
                     f'above it, or the file `{INDEX}` inside it.')
@@ -78,152 +73,105 @@ def find(path, step: int | None = None) -> pathlib.Path:
     return folders[max(folders, key=lambda n: -1 if n is None else n)]
   if step not in folders:
     raise UserError(f'{path} holds no checkpoint of step {step}; it holds '
-                    f'{sorted(n for n in folders if n is not None) or [path.name]}.')
+                    f'{sorted(n for n in folders if n is not None) or [location.name]}.')
   return folders[step]
 
 
-def _candidates(path) -> dict[int | None, pathlib.Path]:
-  """{step by the folder's name: folder}."""
-  if (path / INDEX).is_file():
-    named = _FOLDER.fullmatch(path.resolve().name)
-    return {int(named.group(1)) if named else None: path}
-  if not path.is_dir():
-    return {}
-  return {int(named.group(1)): child for child in path.iterdir()
-          if (named := _FOLDER.fullmatch(child.name)) and (child / INDEX).is_file()}
+def _is_index(location):
+  return location.path.rpartition('/')[2] == INDEX and location.parent.holds(INDEX)
 
 
-def _read_index(path) -> dict:
-  """Decodes the msgpack file to dicts, numbers and arrays."""
-  try:
-    index = msgpack.unpackb(path.read_bytes(), ext_hook=_decode_extension, raw=False)
-    if not isinstance(index, dict):
-      raise ValueError('it is not a map')
-  except (ValueError, TypeError, OSError, RecursionError, msgpack.UnpackException) as error:
-    raise UserError(
-        f'{path} is not the msgpack index of a T5X checkpoint: {error}. A Mesh TensorFlow '
-        'checkpoint, whose file of this name is text, must be converted with T5X first.'
-    ) from error
-  return index
+def _candidates(location) -> dict[int | None, Location]:
+  """{step by the folder's name: folder with the index}."""
+  if (root := _root(location)) is not None:
+    outer = root.parent if root.name == t5x_orbax.ITEM else root
+    named = _FOLDER.fullmatch(outer.name)
+    return {int(named.group(1)) if named else None: root}
+  # A folder such as checkpoint_7.tmp-123 is a save that was not finished.
+  named = {name: found for name in location.folders() if (found := _FOLDER.fullmatch(name))}
+  roots = {int(found.group(1)): _root(location.child(name)) for name, found in named.items()}
+  return {step: root for step, root in roots.items() if root is not None}
 
 
-def _decode_extension(code, data):
-  """flax's extension: [shape, dtype name, row-major bytes]."""
-  if code not in (_NDARRAY, _SCALAR):
-    raise ValueError(f'extension type {code} is not an array')
-  shape, name, buffer = msgpack.unpackb(data, raw=False)
-  if name not in DTYPES:
-    raise ValueError(f'an array has dtype {name!r}; known are {list(DTYPES)}')
-  if not all(type(n) is int and n >= 0 for n in shape):
-    raise ValueError(f'an array has shape {shape}')
-  if math.prod(shape) * DTYPES[name].itemsize != len(buffer):
-    raise ValueError(f'{name}{shape} does not fit {len(buffer)} bytes')
-  return np.frombuffer(buffer, DTYPES[name]).reshape(shape)
+def _root(folder) -> Location | None:
+  """Where a checkpoint's index lies: in its folder, or in orbax's folder of the state."""
+  for place in (folder, folder.child(t5x_orbax.ITEM)):
+    if place.holds(INDEX) or t5x_orbax.is_root(place):
+      return place
+  return None
 
 
-def _arrays(folder, tree) -> dict[str, StoredArray]:
+def _read_index(folder) -> dict:
+  """Nested dicts whose leaves are arrays, specifications of arrays, numbers and None."""
+  if not t5x_orbax.is_root(folder):
+    index = msgpack_index.read(folder, INDEX)
+    return t5x_orbax.fill(folder, index) if t5x_orbax.has_placeholders(index) else index
+  index = msgpack_index.read(folder, INDEX) if folder.holds(INDEX) else {}
+  return t5x_orbax.fill(folder, index)
+
+
+def _leaves(folder, tree, inside) -> dict[str, StoredArray | ZarrArray]:
   """{'a/b/c': array} of a nested index; None, an unused optimizer slot, is left out."""
   arrays, rest = {}, [((), tree)]
   while rest:
     path, node = rest.pop()
     name = '/'.join(path)
-    if isinstance(node, dict) and _CHUNKED in node:
-      arrays[name] = from_memory(_join_chunks(folder, name, node), f'{folder / INDEX}: {name}')
-    elif isinstance(node, dict) and 'driver' in node:
+    if isinstance(node, dict) and isinstance(node.get('driver'), str):
       arrays[name] = _zarr(folder, name, node)
     elif isinstance(node, dict):
       rest += [((*path, key), child) for key, child in node.items()]
-    elif isinstance(node, np.ndarray):
-      arrays[name] = from_memory(node, f'{folder / INDEX}: {name}')
+    elif isinstance(node, StoredArray | ZarrArray):
+      arrays[name] = node
+    elif isinstance(node, int | float):
+      arrays[name] = from_memory(np.asarray(node), f'{folder.child(INDEX)}: {name}')
     elif node is not None:
-      raise UserError(f'{folder / INDEX}: {name} is a {type(node).__name__}, not an array.')
+      raise UserError(f'{folder.child(INDEX)}: {inside}/{name} is a {type(node).__name__}, not an '
+                      'array.')
   return dict(sorted(arrays.items()))
 
 
-def _join_chunks(folder, name, node):
-  """An array too large for one msgpack entry, which flax writes flat and in pieces."""
-  try:
-    shape = [node['shape'][str(i)] for i in range(len(node['shape']))]
-    pieces = [node['chunks'][str(i)] for i in range(len(node['chunks']))]
-    return np.concatenate(pieces).reshape(shape)
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f'{folder / INDEX}: {name} is not a whole array: {error!r}. The file is '
-                    'damaged.') from error
+def _stored(leaf) -> StoredArray:
+  return leaf.stored() if isinstance(leaf, ZarrArray) else leaf
 
 
-def _zarr(folder, name, spec) -> StoredArray:
-  """The array that a tensorstore spec in the index stands for."""
+def _zarr(folder, name, spec) -> ZarrArray:
+  """The array that a tensorstore spec in the index stands for.
+
+  Only its place in the folder counts: the driver that wrote it (file, gfile, gcs) and a bucket are
+  those of the writer.
+  """
   try:
-    shape, dtype = tuple(spec['metadata']['shape']), spec['dtype']
-    driver, relative = spec['driver'], spec['kvstore']['path']
+    shape, dtype, driver = spec['metadata']['shape'], spec['dtype'], spec['driver']
+    if dtype == 'uint16':
+      raise ValueError('uint16, as T5X wrote bfloat16 before version 3: let T5X convert it first')
     if driver != 'zarr' or dtype not in DTYPES:
       raise ValueError(f'driver {driver!r} with dtype {dtype!r}; expected is zarr with one of '
                        f'{list(DTYPES)}')
     if not all(type(n) is int and n >= 0 for n in shape):
       raise ValueError(f'shape {list(shape)}')
-    location = _inside(folder, relative)
-  except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f'{folder / INDEX}: bad entry for {name}: {error}. The checkpoint is damaged '
-                    'or was not written by T5X.') from error
-  return StoredArray(shape=shape, dtype=DTYPES[dtype], source=f'{location} ({name})',
-                     reader=_zarr_reader(location, shape, DTYPES[dtype]))
+    # Beside the kvstore, not in it: tensorstore before 0.1.14.
+    path = _place(folder, spec['kvstore']['path'] if 'path' in spec['kvstore'] else spec['path'])
+  except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    raise UserError(f'{folder.child(INDEX)}: bad entry for {name}: {error}. The checkpoint is '
+                    'damaged or was not written by T5X.') from error
+  return ZarrArray(root=folder, path=path, name=name, shape=tuple(shape),
+                   dtype=DTYPES[dtype])
 
 
-def _inside(folder, relative) -> pathlib.Path:
-  """An array's folder. The driver that wrote it (file, gfile, gcs) does not matter for reading."""
-  pure = pathlib.PurePosixPath(relative)
-  location = folder / pure
-  if pure.is_absolute() or '..' in pure.parts or not pure.parts or '\0' in relative:
-    raise ValueError(f'the path {relative!r} leaves the checkpoint folder')
-  if not location.resolve().is_relative_to(folder.resolve()):
-    raise ValueError(f'the path {relative!r} is a link out of the checkpoint folder')
-  return location
+def _place(folder, path) -> str:
+  """Where the array lies: as written, or without the folders that its writer put in front."""
+  own = path.rstrip('/').rpartition('/')[2]
+  if folder.bucket is None and own not in ('', '.', '..') and folder.child(own).local.is_dir():
+    if path.startswith('/') or not folder.inside(path).local.exists():
+      path = own
+  folder.inside(path)
+  return path.rstrip('/')
 
 
-def _zarr_reader(location, shape, stored):
-  def read(dtype):
-    import tensorstore as ts
-    array = _open_zarr(location, shape, stored)
-    if not shape:
-      return np.asarray(array.read().result()).astype(dtype, copy=False)
-    step = rows_per_block(shape, stored.itemsize, array.chunk_layout.read_chunk.shape[0])
-    cast = ts.cast(array, dtype)
-
-    def read_into(block, start, stop):
-      rows = cast[start:stop][ts.d[0].translate_to[0]]
-      ts.array(block).write(rows).result()
-
-    return read_rows(shape, dtype, step, read_into)
-  return read
-
-
-def _open_zarr(location, shape, stored):
-  """Opens an array and compares it with the index."""
-  import tensorstore as ts
-  spec = {'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': f'{location.resolve()}/'},
-          # T5X writes every chunk, zeros too: one that is missing is lost, not zero.
-          'fill_missing_data_reads': False}
-  array = ts.open(spec, open=True, read=True).result()
-  if array.fill_value is not None:
-    # With a fill value a writer may leave out the chunks that equal it.
-    array = ts.open({**spec, 'fill_missing_data_reads': True}, open=True, read=True).result()
-  if array.shape != shape or array.dtype.numpy_dtype != stored:
-    raise ValueError(f'.zarray says {array.dtype.name}{list(array.shape)} and the index '
-                     f'{stored}{list(shape)}.')
-  return array
-
-
-def _step(folder, state) -> int | None:
-  step = state.get('step')
+def _step(folder, step) -> int | None:
   if step is None:
     return None
-  if isinstance(step, dict):
-    step = _arrays(folder, {'step': step})['step'].read()
-  return int(np.asarray(step).reshape(()))
-
-
-def _refuse_scanned(folder, arrays):
-  scanned = [path for path in arrays if path.startswith(('encoder/encoder/', 'decoder/decoder/'))]
-  if scanned:
-    raise UserError(f'{folder} is a scanned T5X model (for example {scanned[0]}), which is not '
-                    'read yet. Give a checkpoint with one set of parameters a layer.')
+  leaf = _leaves(folder, {'step': step}, 'state').get('step')
+  if leaf is None or leaf.shape not in ((), (1,)) or leaf.dtype.kind not in 'iu':
+    raise UserError(f'{folder}: state/step is no whole number. The checkpoint is damaged.')
+  return int(_stored(leaf).read().reshape(()))

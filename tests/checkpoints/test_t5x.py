@@ -78,8 +78,9 @@ def test_shape_is_read_off_the_arrays(checkpoint):
 @pytest.mark.parametrize('inside', ['', 'checkpoint_7', 'checkpoint_7/checkpoint'])
 def test_forms_of_the_path(checkpoint, inside):
   assert t5x.is_checkpoint(checkpoint / inside)
-  assert t5x.find(checkpoint / inside) == checkpoint / 'checkpoint_7'
-  assert t5x.find(str(checkpoint / inside), 7) == checkpoint / 'checkpoint_7'
+  assert t5x.find(checkpoint / inside).local == checkpoint / 'checkpoint_7'
+  assert t5x.find(str(checkpoint / inside), 7).local == checkpoint / 'checkpoint_7'
+  assert t5x.find(f'file://{checkpoint / inside}').local == checkpoint / 'checkpoint_7'
 
 
 def test_latest_and_by_step(copy):
@@ -155,7 +156,7 @@ def test_bad_entry(copy, change):
 def test_index_and_array_disagree(copy):
   rewrite(copy, lambda index: entry(index)['metadata'].update(shape=[10**9, 32]))
   array = t5x.open_checkpoint(copy).arrays['token_embedder/embedding']
-  with pytest.raises(UserError, match=r'Cannot read .*token_embedder/embedding.*\.zarray says'):
+  with pytest.raises(UserError, match=r'Cannot read .*token_embedder/embedding.*The array says'):
     array.read()
 
 
@@ -193,13 +194,6 @@ def test_index_without_parameters(tmp_path):
   (tmp_path / 'checkpoint').write_bytes(msgpack.packb({'optimizer': {'state': {}}}))
   with pytest.raises(UserError, match='no `target`'):
     t5x.open_checkpoint(tmp_path)
-
-
-def test_scanned_model_is_named(copy):
-  rewrite(copy, lambda index: index['optimizer']['target']['encoder'].update(
-      encoder={'mlp': {'wi': {'kernel': np.zeros((2, 3, 4), np.float32)}}}))
-  with pytest.raises(UserError, match='scanned T5X model'):
-    t5x.open_checkpoint(copy)
 
 
 def test_nothing_there(tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import hf, t5x
 from prompt_tuning.checkpoints import shapes as shapes_lib
-from prompt_tuning.checkpoints.stored import StoredModel, empty
+from prompt_tuning.checkpoints.stored import StoredModel, empty, row_major
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params, init_params
@@ -152,7 +152,7 @@ def read_params(
   if param_dtype not in (None, *PARAM_DTYPES):
     raise UserError(f'param_dtype is {param_dtype!r}; allowed: {list(PARAM_DTYPES)}.')
   expected = params_lib.flatten(abstract)
-  layers = {path: _disk_paths(path, leaf) for path, leaf in expected.items()}
+  layers = {path: params_lib.disk_paths(path, leaf.shape[0]) for path, leaf in expected.items()}
   report = check(model, expected, optional)
   flat = {}
   for path, leaf in expected.items():
@@ -163,15 +163,6 @@ def read_params(
     flat[path] = _place(host, shardings[path] if shardings is not None else None)
   _log.log(logging.WARNING if report.unused else logging.INFO, '%s: %s', model.source, report)
   return params_lib.unflatten(flat), report
-
-
-def _disk_paths(path, leaf) -> list[str]:
-  """Per-layer paths of a leaf: one, or one a layer where it is stacked."""
-  found = _STACKED.search(path)
-  if found is None:
-    return [path]
-  head, tail = path[:found.start()] + found.group(1), path[found.end():]
-  return [f'{head}layers_{i}/{tail}' for i in range(leaf.shape[0])]
 
 
 def check(model: StoredModel, expected: Mapping, optional: Sequence[str] = ()) -> Report:
@@ -190,7 +181,7 @@ def check(model: StoredModel, expected: Mapping, optional: Sequence[str] = ()) -
   """
   kept, new, missing, wrong = [], [], [], []
   for path, leaf in expected.items():
-    names = _disk_paths(path, leaf)
+    names = params_lib.disk_paths(path, leaf.shape[0])
     shape = tuple(leaf.shape[1:] if _STACKED.search(path) else leaf.shape)
     absent = [name for name in names if name not in model.arrays]
     if len(absent) == len(names) and params_lib.matches(optional, path):
@@ -227,6 +218,8 @@ def _read(model, names, leaf, dtype) -> np.ndarray:
 def _place(host, sharding):
   if sharding is None:
     return jax.device_put(host)  # a view of it on a CPU, where its alignment allows that
+  if sharding.is_fully_replicated:
+    host = row_major(host)  # else every device of a CPU would have to copy it
   return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
@@ -287,10 +280,22 @@ def load_backbone(
     shapes_lib.check_config(config, model.config, model.assumed, model.source)
   config = dataclasses.replace(config or model.config, **options)
   module = T5(config=config)
-  params, _ = read_params(model, abstract_params(module), param_dtype=param_dtype,
-                          shardings=shardings)
+  params, _ = read_params(model, _abstract(config), param_dtype=param_dtype, shardings=shardings)
   return Backbone(config=config, module=module, params=params, base_step=model.step,
                   vocabulary=_open_vocabulary(vocabulary, model, config), source=model.source)
+
+
+def _abstract(config):
+  """Shapes of the parameters; one layer is traced, however many there are."""
+  scanned = abstract_params(T5(config=dataclasses.replace(config, scan_layers=True)))
+  if config.scan_layers:
+    return scanned
+  flat = {}
+  for path, leaf in params_lib.flatten(scanned).items():
+    names = params_lib.disk_paths(path, leaf.shape[0])
+    shape = leaf.shape if names == [path] else leaf.shape[1:]
+    flat.update(dict.fromkeys(names, jax.ShapeDtypeStruct(shape, leaf.dtype)))
+  return params_lib.unflatten(flat)
 
 
 def random_params(module, seed: int = 0, param_dtype: str = 'float32', shardings=None):

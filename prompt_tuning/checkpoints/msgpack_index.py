@@ -151,7 +151,7 @@ class _Walk:
     if not isinstance(data, range) or math.prod(shape) * dtype.itemsize != len(data):
       raise ValueError(f'{path}: {name}{shape} does not fit its bytes')
     return StoredArray(shape=tuple(shape), dtype=dtype, source=f'{self._source}: {path}',
-                       reader=_reader(self._opener, tuple(shape), dtype, data.start))
+                       reader=stored.flat_reader(self._opener, data.start, tuple(shape), dtype))
 
   def _joined(self, path, node):
     """An array in flat pieces."""
@@ -172,18 +172,3 @@ class _Walk:
 
     return StoredArray(shape=shape, dtype=pieces[0].dtype, source=f'{self._source}: {path}',
                        reader=reader)
-
-
-def _reader(opener, shape, held, offset):
-  """Reads an array that lies row-major at `offset`, a block at a time."""
-  def read_array(dtype):
-    count = math.prod(shape)
-    out = np.empty(count, dtype)
-    step = max(1, stored.BLOCK_BYTES // held.itemsize)
-    with opener() as file:
-      file.seek(offset)
-      for start in range(0, count, step):
-        block = np.frombuffer(file.read(min(step, count - start) * held.itemsize), held)
-        out[start:start + step] = block.astype(dtype, copy=False)
-    return out.reshape(shape)
-  return read_array

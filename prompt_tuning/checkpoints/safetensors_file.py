@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from prompt_tuning.atomic_file import write_atomically
-from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, read_rows, rows_per_block
+from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, flat_reader, rows_per_block
 from prompt_tuning.errors import UserError
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit
@@ -83,26 +83,7 @@ def _entry(path, name, entry, start, data_bytes):
                     'copy or download it again.') from error
   shape = tuple(shape)
   return StoredArray(shape=shape, dtype=dtype, source=source,
-                     reader=_reader(path, shape, dtype, start + begin))
-
-
-def _reader(path, shape, stored, offset):
-  flat = (math.prod(shape),)
-  step = rows_per_block(flat, stored.itemsize)
-
-  def read_array(dtype):
-    buffer = np.empty(min(step, *flat), stored)
-    with path.open('rb') as file:
-      file.seek(offset)
-
-      def read_into(block, start, stop):
-        piece = buffer[:stop - start]
-        if file.readinto(piece.view(np.uint8)) != piece.nbytes:
-          raise ValueError('the file ends early.')
-        block[...] = piece
-
-      return read_rows(flat, dtype, step, read_into).reshape(shape)
-  return read_array
+                     reader=flat_reader(lambda: path.open('rb'), start + begin, shape, dtype))
 
 
 def write(path, arrays: Mapping, metadata: Mapping[str, str] | None = None):

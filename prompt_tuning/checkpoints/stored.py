@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -153,6 +154,35 @@ def read_rows(
       stop = min(start + step, shape[0])
       read_into(out[start:stop], start, stop)
   return out
+
+
+def flat_reader(
+    opener: Callable[[], BinaryIO], offset: int, shape: tuple[int, ...], held: np.dtype,
+) -> Callable[[np.dtype], np.ndarray]:
+  """Reads an array that lies row-major in a file; a reader of a StoredArray.
+
+  Args:
+    opener: opens the file for reading bytes.
+    offset: where the array begins.
+    shape: its shape.
+    held: its dtype in the file.
+  """
+  flat = (math.prod(shape),)
+  step = rows_per_block(flat, held.itemsize)
+
+  def read(dtype):
+    buffer = np.empty(min(step, *flat), held)
+    with opener() as file:
+      file.seek(offset)
+
+      def read_into(block, start, stop):
+        piece = buffer[:stop - start]
+        if file.readinto(piece.view(np.uint8)) != piece.nbytes:
+          raise ValueError('the file ends early.')
+        block[...] = piece
+
+      return read_rows(flat, dtype, step, read_into).reshape(shape)
+  return read
 
 
 def rows_per_block(shape: tuple[int, ...], itemsize: int, multiple: int = 1) -> int:

@@ -121,18 +121,18 @@ def _spec(array) -> dict:
 
 def _read_blocks(array, chunk, itemsize, dtype) -> np.ndarray:
   """Reads along the axis with the most chunks, cast before the next block is read."""
+  import tensorstore as ts
   if not array.shape:
     return np.asarray(array.read().result()).astype(dtype, copy=False)
-  out = np.empty(array.shape, dtype)
+  out = stored.empty(array.shape, dtype)
   axis = max(range(array.rank), key=lambda k: array.shape[k] / chunk[k])
   unit = max(1, math.prod(array.shape) // max(1, array.shape[axis]) * itemsize)
   step = max(1, stored.BLOCK_BYTES // unit // chunk[axis]) * chunk[axis]
-  first = array.domain.origin[axis]
-  for start in range(0, array.shape[axis], step):
-    stop = min(start + step, array.shape[axis])
-    index = (slice(None),) * axis
-    block = array[(*index, slice(first + start, first + stop))].read().result()
-    out[(*index, slice(start, stop))] = block.astype(dtype, copy=False)
+  to_zero = ts.d[:].translate_to[0]
+  cast = ts.cast(array, dtype)[to_zero]
+  for start in range(0, array.shape[axis] if out.size else 0, step):
+    part = (*(slice(None),) * axis, slice(start, min(start + step, array.shape[axis])))
+    ts.array(out[part]).write(cast[part][to_zero]).result()  # straight from the chunk to its place
   return out
 
 

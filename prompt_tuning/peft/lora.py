@@ -1,6 +1,7 @@
 """LoRA (Hu et al. 2022): a trained low-rank update beside frozen dense layers."""
 
 import dataclasses
+import math
 import re
 from typing import ClassVar
 
@@ -31,18 +32,21 @@ class LowRank(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoRA(Method):
-  """Adds alpha / rank * A B to every dense kernel whose module path matches.
+  """Adds scale * A B to every dense kernel whose module path matches; scale is alpha / rank.
 
   Attributes:
     targets: regular expressions over whole module paths, such as
       `encoder/layers(_\\d+)?/attention/query`; each must match a dense layer.
     rank: r, columns of A and rows of B.
     alpha: the update is scaled by alpha / rank.
+    rank_stabilized: scale by alpha / sqrt(rank) instead (Kalajdzievski 2023), which keeps the size
+      of the update where the rank grows.
   """
 
   targets: tuple[str, ...] = (r'.*/(query|value)',)
   rank: int = 8
   alpha: float = 16.0
+  rank_stabilized: bool = False
 
   logical_axes: ClassVar = (
       (r'.*/(query|key|value)/lora/b', (None, 'joined_kv')),
@@ -68,6 +72,11 @@ class LoRA(Method):
                         "over module paths, as in '.*/(query|value)'.") from None
 
   @property
+  def scale(self) -> float:
+    """What the product of A and B is multiplied by."""
+    return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+  @property
   def trainable(self):
     return tuple(f'(?:{target})/lora/[ab]' for target in self.targets)
 
@@ -75,7 +84,7 @@ class LoRA(Method):
     y, module = next_fun(*args, **kwargs), context.module
     if not isinstance(module, Dense) or not trees.matches(self.targets, '/'.join(module.path)):
       return y
-    update = LowRank(self.rank, module.features, self.alpha / self.rank, module.dtype, name='lora')
+    update = LowRank(self.rank, module.features, self.scale, module.dtype, name='lora')
     return y + update(*args)
 
   def merge(self, params):
@@ -84,6 +93,6 @@ class LoRA(Method):
     for module in (m for m in modules if trees.matches(self.targets, m)):
       a, b = flat.pop(f'{module}/lora/a'), flat.pop(f'{module}/lora/b')
       kernel = flat[f'{module}/kernel']
-      update = jnp.matmul(a, b) * (self.alpha / self.rank)  # [.., in, out], batched when stacked
+      update = jnp.matmul(a, b) * self.scale  # [.., in, out], batched when stacked
       flat[f'{module}/kernel'] = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
     return trees.unflatten(flat)

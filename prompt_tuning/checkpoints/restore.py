@@ -155,9 +155,12 @@ def read_params(
   layers = {path: params_lib.disk_paths(path, leaf.shape[0]) for path, leaf in expected.items()}
   report = check(model, expected, optional)
   flat = {}
-  for path, leaf in expected.items():
+  # In the file's order: layers that lie in one array are cheap to read one after another.
+  order = {name: place for place, name in enumerate(model.arrays)}
+  for path in sorted(expected, key=lambda p: order.get(layers[p][0], -1)):
     if layers[path][0] in report.new:
       continue
+    leaf = expected[path]
     free = param_dtype is None or params_lib.matches(optional, path)
     host = _read(model, layers[path], leaf, np.dtype(leaf.dtype if free else param_dtype))
     flat[path] = _place(host, shardings[path] if shardings is not None else None)

@@ -89,17 +89,6 @@ def test_as_many_layers_as_the_width_take_axis_1():
                                 scale[:, 3])
 
 
-def test_backbone_of_a_scanned_checkpoint(params, tmp_path):
-  t5x_writer.write_checkpoint(tmp_path, stack(params))
-  looped = restore.load_backbone(tmp_path)
-  scanned_model = restore.load_backbone(tmp_path, scan_layers=True)
-  assert looped.config == CONFIG and looped.fingerprint == scanned_model.fingerprint
-  flat = params_lib.flatten(looped.params)
-  assert flat.keys() == params.keys()
-  for path, leaf in flat.items():
-    np.testing.assert_array_equal(leaf, params[path])
-
-
 def test_shared_bias_of_a_scanned_model(params, tmp_path):
   stacked = {path: leaf for path, leaf in stack(params).items() if 'relpos_bias' not in path}
   stacked |= {f'{side}/relpos_bias/rel_embedding': np.ones((HEADS, 32), np.float32)
@@ -126,6 +115,18 @@ def reads(monkeypatch):
 
   monkeypatch.setattr(zarr_array.ZarrArray, 'layers', layers)
   return seen
+
+
+def test_backbone_of_a_scanned_checkpoint(params, tmp_path, reads):
+  t5x_writer.write_checkpoint(tmp_path, stack(params))
+  looped = restore.load_backbone(tmp_path)
+  assert len(reads) == 10 + 15  # each stacked array once, whatever the order of the parameters
+  scanned_model = restore.load_backbone(tmp_path, scan_layers=True)
+  assert looped.config == CONFIG and looped.fingerprint == scanned_model.fingerprint
+  flat = params_lib.flatten(looped.params)
+  assert flat.keys() == params.keys()
+  for path, leaf in flat.items():
+    np.testing.assert_array_equal(leaf, params[path])
 
 
 def kernels(folder):

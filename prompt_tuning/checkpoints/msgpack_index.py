@@ -5,6 +5,7 @@ an array's bytes begin, and they are read by offset when the array is asked for.
 file is ever executed. Formats: the msgpack specification; flax/serialization.py for arrays.
 """
 
+import io
 import math
 import struct
 
@@ -44,8 +45,8 @@ def read(folder: Location, name: str) -> dict:
   """
   source = str(folder.child(name))
   try:
-    with folder.open(name) as file:
-      opener = _opener(folder, name, file)
+    opener = _opener(folder, name)
+    with opener() as file:
       walk = _Walk(file, file.seek(0, 2), opener, source)
       file.seek(0)
       index = walk.value('')
@@ -61,15 +62,12 @@ def read(folder: Location, name: str) -> dict:
   return index
 
 
-def _opener(folder, name, file):
+def _opener(folder, name):
   """How to come back for the arrays; what came out of a bucket is kept."""
   if folder.bucket is None:
     return lambda: folder.open(name)
-  def again():
-    import io
-    return io.BytesIO(content)
-  content = file.getbuffer()
-  return again
+  content = folder.open(name).read()
+  return lambda: io.BytesIO(content)
 
 
 class _Walk:

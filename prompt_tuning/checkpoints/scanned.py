@@ -38,7 +38,7 @@ def per_layer(
   Raises:
     UserError: the layers cannot be told apart.
   """
-  out = {}
+  out, window = {}, _Window()
   sides = {found[0] for path in arrays if (found := names.scanned(path))}
   stacks = {side: _stack_of(side, arrays, source) for side in sorted(sides)}
   for path, array in sorted(arrays.items()):
@@ -51,7 +51,7 @@ def per_layer(
     if len(array.shape) <= axis or array.shape[axis] != count:
       raise UserError(f'{source}: {path} has shape {list(array.shape)}; {count} layers are '
                       f'expected on axis {axis}, as in the norms.')
-    layers = _Layers(array, axis)
+    layers = _Layers(array, axis, window)
     for i in range(count):
       name = found[1].replace('{i}', str(i))
       out[name] = _merge_heads(name, layers.stored(i))
@@ -83,46 +83,59 @@ def _merge_heads(path, array: StoredArray) -> StoredArray:
                              reader=lambda dtype: array.read(dtype).reshape(shape))
 
 
-class _Layers:
-  """The layers of one stacked array; those that were read ahead wait here for their turn."""
+class _Window:
+  """Layers that were read ahead wait here; one for the model, or all of it would be in memory."""
 
-  def __init__(self, array, axis):
-    self._array, self._axis = array, axis
-    self._held, self._first, self._dtype = None, 0, None
+  def __init__(self):
+    self.clear()
+
+  def clear(self):
+    """Gives the memory back."""
+    self.owner, self.dtype, self.layers, self.first = None, None, None, 0
+
+  def holds(self, owner, i, dtype) -> bool:
+    """Whether layer `i` of `owner` is here."""
+    return owner is self.owner and dtype == self.dtype and i - self.first in range(
+        self.layers.shape[owner.axis])
+
+
+class _Layers:
+  """The layers of one stacked array."""
+
+  def __init__(self, array, axis, window):
+    self._array, self.axis, self._window = array, axis, window
 
   def stored(self, i) -> StoredArray:
     """Layer `i` as a parameter of its own."""
-    whole, axis = self._array, self._axis
+    whole, axis = self._array, self.axis
     source = (str(whole) if isinstance(whole, ZarrArray) else whole.source) + f', layer {i}'
     return StoredArray(shape=whole.shape[:axis] + whole.shape[axis + 1:], dtype=whole.dtype,
                        source=source, reader=lambda dtype: self._read(i, dtype))
 
   def _read(self, i, dtype):
-    if not self._holds(i, dtype):
-      self._held = None  # not two windows at a time
-      stop = min(i + self._window(dtype), self._array.shape[self._axis])
-      self._held, self._first, self._dtype = self._range(i, stop, dtype), i, dtype
-    count = self._held.shape[self._axis]
-    layer = np.take(self._held, i - self._first, self._axis)
-    if i == self._first + count - 1:
-      self._held = None
+    window = self._window
+    if not window.holds(self, i, dtype):
+      window.clear()  # not two at a time
+      stop = min(i + self._together(dtype), self._array.shape[self.axis])
+      window.layers = self._range(i, stop, dtype)
+      window.owner, window.dtype, window.first = self, dtype, i
+    count, place = window.layers.shape[self.axis], i - window.first
+    layer = np.take(window.layers, place, self.axis)
+    if place == count - 1:
+      window.clear()
     return layer
 
-  def _holds(self, i, dtype):
-    return (self._held is not None and dtype == self._dtype
-            and self._first <= i < self._first + self._held.shape[self._axis])
-
-  def _window(self, dtype) -> int:
+  def _together(self, dtype) -> int:
     """How many layers to read at once."""
     shape = self._array.shape
     if not isinstance(self._array, ZarrArray):
-      return shape[self._axis]
-    chunk = self._array.layers_in_chunk(self._axis)
-    fit = WINDOW_BYTES // max(1, math.prod(shape) // shape[self._axis] * dtype.itemsize)
+      return shape[self.axis]
+    chunk = self._array.layers_in_chunk(self.axis)
+    fit = WINDOW_BYTES // max(1, math.prod(shape) // shape[self.axis] * dtype.itemsize)
     return 1 if chunk == 1 else max(1, fit // chunk * chunk or fit)
 
   def _range(self, start, stop, dtype):
     if isinstance(self._array, ZarrArray):
-      return self._array.layers(self._axis, start, stop, dtype)
-    index = (slice(None),) * self._axis + (slice(start, stop),)
+      return self._array.layers(self.axis, start, stop, dtype)
+    index = (slice(None),) * self.axis + (slice(start, stop),)
     return self._array.read(dtype)[index]

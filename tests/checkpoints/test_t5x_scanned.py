@@ -150,6 +150,14 @@ def test_layers_that_share_chunks_are_read_together(params, tmp_path, reads, mon
   assert reads == [(2, 3), (1, 3), (0, 2)]
 
 
+def test_one_stack_at_a_time_waits_in_memory(params, tmp_path, reads):
+  t5x_writer.write_checkpoint(tmp_path, stack(params))
+  arrays = t5x.open_checkpoint(tmp_path).arrays
+  for path in sorted(arrays):  # layer by layer
+    assert arrays[path].read().tobytes() == params[path].tobytes()
+  assert 25 < len(reads) <= 3 * 10 + 2 * 15
+
+
 def test_a_layer_with_chunks_of_its_own_is_read_alone(params, tmp_path, reads, monkeypatch):
   monkeypatch.setattr(t5x_writer, '_chunks', lambda shape, itemsize: [
       1 if axis == 1 else n for axis, n in enumerate(shape)])

@@ -16,6 +16,8 @@ from prompt_tuning.errors import UserError
 _RATIOS = {'none': 1, 'gzip': 1100, 'zlib': 1100}
 _RATIO = 70_000  # zstd, blosc, bz2
 _ABSENT = 2**26  # bytes that an array of fill values alone may have
+_CHUNK = 2**24  # bytes that a chunk may have, and if the array is larger, this many times its own:
+_CHUNK_FACTOR = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class ZarrArray:
     if tuple(array.shape) != self.shape or array.dtype.numpy_dtype != self.dtype:
       raise ValueError(f'The array says {array.dtype.name}{list(array.shape)} and the index '
                        f'{self.dtype}{list(self.shape)}.')
+    _refuse_large_chunks(array)
     if self.root.bucket is None:
       _refuse_unfounded(self, array)
     return array
@@ -136,30 +139,43 @@ def _read_blocks(array, chunk, itemsize, dtype) -> np.ndarray:
   return out
 
 
+def _refuse_large_chunks(array):
+  """Refuses chunks far larger than their array: memory is taken for a whole one."""
+  itemsize = array.dtype.numpy_dtype.itemsize
+  allowed = max(_CHUNK, _CHUNK_FACTOR * math.prod(array.shape) * itemsize)
+  for shape in (array.chunk_layout.read_chunk.shape, array.chunk_layout.write_chunk.shape):
+    if math.prod(shape or ()) * itemsize > allowed:
+      raise ValueError(f'It has chunks of {list(shape)} for a shape of {list(array.shape)}.')
+
+
 def _refuse_unfounded(source, array):
   """Refuses a shape that the files cannot hold, and files that are links out of the folder."""
-  size = _files_size(source.root, '' if source.ocdbt else source.path)
-  metadata = array.spec().to_json()['metadata']
-  compressor = metadata.get('compressor', {})
+  size, count = _files_size(source.root, '' if source.ocdbt else source.path)
+  compressor = array.spec().to_json()['metadata'].get('compressor', {})
   kind = 'none' if compressor is None else compressor.get('id', '')
-  held = size * _RATIOS.get(kind, _RATIO)
-  allowed = held if array.fill_value is None or source.complete else held + _ABSENT
-  wanted = math.prod(source.shape) * source.dtype.itemsize
-  if wanted > allowed:
-    raise ValueError(f'{size} bytes of files cannot hold {source.dtype}{list(source.shape)}.')
+  itemsize = source.dtype.itemsize
+  allowed = size * _RATIOS.get(kind, _RATIO)
+  if not source.ocdbt:  # each file is a chunk or less
+    allowed = min(allowed, count * math.prod(array.chunk_layout.write_chunk.shape) * itemsize)
+  if array.fill_value is not None and not source.complete:
+    allowed += _ABSENT
+  if math.prod(source.shape) * itemsize > allowed:
+    raise ValueError(f'{size} bytes in {count} files cannot hold {source.dtype}'
+                     f'{list(source.shape)}.')
 
 
-def _files_size(root, inside) -> int:
-  """Bytes in a folder of the checkpoint.
+def _files_size(root, inside) -> tuple[int, int]:
+  """Bytes and files in a folder of the checkpoint.
 
   Raises:
     ValueError: a file or folder in it is a link out of the checkpoint.
   """
-  top, total = root.local.resolve(), 0
+  top, total, count = root.local.resolve(), 0, 0
   for folder, _, files in os.walk(root.child(inside).local if inside else top):
     for name in files:
       path = os.path.join(folder, name)
       if os.path.islink(path) and not os.path.realpath(path).startswith(f'{top}{os.sep}'):
         raise ValueError(f'{path} is a link out of the checkpoint folder.')
       total += os.path.getsize(path)
-  return total
+      count += 1
+  return total, count

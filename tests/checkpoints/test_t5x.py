@@ -146,7 +146,8 @@ def test_path_that_leaves_the_folder(copy, path):
 
 @pytest.mark.parametrize('change', [
     {'dtype': 'complex99'}, {'driver': 'json'}, {'metadata': {}}, {'kvstore': 'x'},
-    {'metadata': {'shape': [-1, 32]}}, {'metadata': {'shape': ['256', 32]}}])
+    {'metadata': {'shape': [-1, 32]}}, {'metadata': {'shape': ['256', 32]}},
+    {'kvstore': {'path': 7}}, {'metadata': 3}, {'dtype': 'uint16'}])
 def test_bad_entry(copy, change):
   rewrite(copy, lambda index: entry(index).update(change))
   with pytest.raises(UserError, match='bad entry for token_embedder/embedding'):
@@ -158,6 +159,53 @@ def test_index_and_array_disagree(copy):
   array = t5x.open_checkpoint(copy).arrays['token_embedder/embedding']
   with pytest.raises(UserError, match=r'Cannot read .*token_embedder/embedding.*The array says'):
     array.read()
+
+
+def rewrite_array(folder, **change):
+  file = folder / 'target.token_embedder.embedding' / '.zarray'
+  file.write_text(json.dumps(json.loads(file.read_text()) | change))
+
+
+@pytest.mark.parametrize('change', [
+    {'shape': [10**9, 32]}, {'shape': [10**17, 32]}, {'shape': [10**9, 32], 'fill_value': 0.0},
+    {'shape': [10**7, 32], 'chunks': [10**7, 32], 'compressor': {'id': 'gzip', 'level': 1}}])
+def test_shape_that_the_files_cannot_hold(copy, change):
+  rewrite_array(copy, **change)
+  rewrite(copy, lambda index: entry(index)['metadata'].update(shape=change['shape']))
+  array = t5x.open_checkpoint(copy).arrays['token_embedder/embedding']
+  with pytest.raises(UserError, match='Cannot read .*token_embedder/embedding.*cannot hold'):
+    array.read()
+
+
+def test_chunk_of_an_absurd_size(copy):
+  rewrite_array(copy, chunks=[10**14, 1000])  # tensorstore would end the process
+  array = t5x.open_checkpoint(copy).arrays['token_embedder/embedding']
+  with pytest.raises(UserError, match='Cannot read .*token_embedder/embedding.*chunks of'):
+    array.read()
+
+
+@pytest.mark.parametrize('what', ['chunk', 'array'])
+def test_link_out_of_the_checkpoint(copy, what):
+  linked = copy / 'target.token_embedder.embedding'
+  linked = linked if what == 'array' else linked / '3.0'
+  linked.rename(copy.parent / 'elsewhere')
+  linked.symlink_to(copy.parent / 'elsewhere')
+  with pytest.raises(UserError, match='token_embedder.embedding.*link out of the checkpoint'):
+    t5x.open_checkpoint(copy).arrays['token_embedder/embedding'].read()
+
+
+def test_linked_checkpoint(copy, expected):
+  """A link to the checkpoint as a whole is the user's own."""
+  (copy.parent / 'linked').symlink_to(copy)
+  array = t5x.open_checkpoint(copy.parent / 'linked').arrays['token_embedder/embedding']
+  assert array.read().tobytes() == expected['target/token_embedder/embedding'].tobytes()
+
+
+@pytest.mark.parametrize('step', ['seven', [7], 7.5, {'a': 1}])
+def test_step_that_is_no_number(copy, step):
+  rewrite(copy, lambda index: index['optimizer']['state'].update(step=step))
+  with pytest.raises(UserError, match='state'):
+    t5x.open_checkpoint(copy)
 
 
 @pytest.mark.parametrize('damage', ['missing', 'truncated', 'no .zarray'])

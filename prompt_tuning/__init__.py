@@ -18,6 +18,7 @@ _HOMES = {
     'prompt_tuning.peft.prompt_init': (
         'ClassLabels', 'FromArray', 'SampledVocab', 'Text', 'Uniform'),
     'prompt_tuning.checkpoints.restore': ('Backbone', 'load_backbone'),
+    'prompt_tuning.checkpoints.peft_adapter': ('read_adapter', 'write_adapter'),
     'prompt_tuning.checkpoints.prompt_file': ('Prompt', 'load_prompt', 'save_prompt'),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -5,7 +5,6 @@ its prompts was found by running it (releases 0.20 and 0.21 with transformers 5)
 functions below. A pickle (.bin) is never opened.
 """
 
-import dataclasses
 import json
 import logging
 import pathlib
@@ -16,8 +15,10 @@ import numpy as np
 
 from prompt_tuning import atomic_file
 from prompt_tuning.checkpoints import names, peft_lora, peft_settings, safetensors_file
+from prompt_tuning.checkpoints.prompt_file import Prompt
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5Config
+from prompt_tuning.peft import description
 from prompt_tuning.peft.lora import LoRA
 from prompt_tuning.peft.method import Method
 from prompt_tuning.peft.prefix_tuning import PrefixTuning
@@ -26,25 +27,8 @@ from prompt_tuning.peft.soft_prompt import SoftPrompt
 WEIGHTS = 'adapter_model.safetensors'
 _PICKLE = 'adapter_model.bin'
 _EMBEDDINGS = 'prompt_embeddings'
-_KEPT = ('peft_type', 'peft_version', 'base_model_name_or_path', 'lora_dropout')
+_KEPT = ('peft_type', 'peft_version', 'base_model_name_or_path')
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Adapter:
-  """What an adapter folder holds, in this package's words.
-
-  Attributes:
-    methods: for `PeftModel(backbone, methods)`.
-    leaves: {per-layer path: array}, the trained parameters of those methods, as stored.
-    metadata: method, and what adapter_config.json says beside it.
-    source: the folder, for messages.
-  """
-
-  methods: tuple[Method, ...]
-  leaves: dict[str, np.ndarray]
-  metadata: dict
-  source: str
 
 
 def is_adapter(path) -> bool:
@@ -52,12 +36,15 @@ def is_adapter(path) -> bool:
   return (pathlib.Path(path) / peft_settings.NAME).is_file()
 
 
-def read_adapter(folder, config: T5Config) -> Adapter:
+def read_adapter(folder, config: T5Config) -> Prompt:
   """Reads an adapter for a base.
 
   Args:
     folder: with adapter_config.json and adapter_model.safetensors.
     config: of the base, to which every tensor has to fit.
+
+  Returns:
+    The trained leaves as stored; its `methods` go into `PeftModel(backbone, methods)`.
 
   Raises:
     UserError: an adapter that has no counterpart here or does not fit the base, weights only as a
@@ -69,13 +56,11 @@ def read_adapter(folder, config: T5Config) -> Adapter:
   read = {peft_settings.PROMPT: _read_prompt, peft_settings.PREFIX: _read_prefix,
           peft_settings.LORA: peft_lora.read}[settings.kind]
   methods, leaves = read(settings, arrays, config)
-  if settings.values.get('lora_dropout'):
+  if dropout := settings.number('lora_dropout', 0.0):
     _log.warning('%s: lora_dropout %s is left out; it matters for further training alone.',
-                 settings.path, settings.values['lora_dropout'])
-  kept = {name: settings.values[name] for name in _KEPT if settings.values.get(name)}
-  method = ','.join(type(method).__name__ for method in methods)
-  return Adapter(methods=methods, leaves=leaves, metadata={'method': method, **kept},
-                 source=str(folder))
+                 settings.path, dropout)
+  kept = {name: str(settings.values[name]) for name in _KEPT if settings.values.get(name)}
+  return Prompt(leaves, {**description.metadata(methods), **kept}, str(folder))
 
 
 def _weights(folder):
@@ -199,16 +184,20 @@ def write_adapter(
     UserError: methods that PEFT has no counterpart for, leaves that are not theirs, or a folder
       that cannot be written.
   """
-  write = _writer(methods)
-  settings, tensors = write(methods, leaves, config)
+  settings, arrays = _writer(methods)(methods, leaves, config)
   settings = {**settings, 'task_type': peft_settings.TASK, 'inference_mode': True,
               'base_model_name_or_path': base_name or None, 'revision': None,
               'auto_mapping': None, 'peft_version': None}
   text = json.dumps(settings, indent=2, sort_keys=True) + '\n'
   with atomic_file.new_folder(folder) as temporary:
-    safetensors_file.write(temporary / WEIGHTS, tensors, {'format': 'pt'})
+    safetensors_file.write(temporary / WEIGHTS, arrays, {'format': 'pt'})
     atomic_file.write_atomically(temporary / peft_settings.NAME,
                                  lambda file: file.write(text.encode('utf-8')))
+
+
+def tensors(methods: Sequence[Method], leaves, config: T5Config) -> dict[str, np.ndarray]:
+  """{PEFT's name: array}, what `write_adapter` would write; raises as it does."""
+  return _writer(methods)(methods, leaves, config)[1]
 
 
 def _writer(methods):

@@ -112,7 +112,8 @@ class Prompt:
     if base_fingerprint and theirs and theirs != base_fingerprint and not allow_mismatch:
       raise UserError(f'{self.source} was made for the base {theirs[:16]}... and this one is '
                       f'{base_fingerprint[:16]}.... Give its base, or '
-                      '--gin.ALLOW_MISMATCH=True if this base is meant.')
+                      '--gin.ALLOW_MISMATCH=True (import: --allow_mismatch) if this '
+                      'base is meant.')
     theirs = self.metadata.get('vocabulary_hash')
     if vocabulary_hash and theirs and theirs != vocabulary_hash:
       raise UserError(f'{self.source} was made with the vocabulary {theirs[:16]}... and this one '
@@ -157,12 +158,13 @@ def _shape(leaves, path) -> str:
   return str(list(leaves[path].shape)) if path in leaves else 'absent'
 
 
-def load_prompt(path) -> Prompt:
+def load_prompt(path, step: int | None = None) -> Prompt:
   """Reads a prompt file; the kind is told by its content.
 
   Args:
     path: .safetensors, .npy, or a suffix-less file of numpy_checkpoints; also a folder that holds
       just one of them, such as numpy_checkpoints/checkpoint_N, or a T5X checkpoint with a prompt.
+    step: which checkpoint_N of a T5X folder; None takes the latest.
 
   Returns:
     The prompt, with its dtype as stored.
@@ -170,21 +172,32 @@ def load_prompt(path) -> Prompt:
   Raises:
     UserError: no such file, another format (a pickle is never opened), or a damaged file.
   """
-  path = pathlib.Path(path)
   if t5x.is_checkpoint(path):
-    return _from_t5x(path)
-  path = _only_file(path)
+    return _from_t5x(path, step)
+  path = _only_file(pathlib.Path(path))
+  if kind(path) == 'npy':
+    return _checked(Prompt({names.PROMPT: _load_npy(path)}, {}, str(path)))
+  stored, metadata = safetensors_file.read(path)
+  leaves = {name: array.read() for name, array in stored.items()}
+  return _checked(Prompt(leaves, _decode(metadata), str(path)))
+
+
+def kind(path) -> str:
+  """'npy' or 'safetensors', by the content of a prompt file (or of the one in a folder).
+
+  Raises:
+    UserError: no such file, or neither.
+  """
+  path = _only_file(pathlib.Path(path))
   try:
     with path.open('rb') as file:
       start = file.read(16)
   except OSError as error:
     raise UserError(f'Cannot read the prompt file {path}: {error}') from error
   if start.startswith(_MAGIC):
-    return _checked(Prompt({names.PROMPT: _load_npy(path)}, {}, str(path)))
+    return 'npy'
   if start[8:9] == b'{':
-    stored, metadata = safetensors_file.read(path)
-    leaves = {name: array.read() for name, array in stored.items()}
-    return _checked(Prompt(leaves, _decode(metadata), str(path)))
+    return 'safetensors'
   raise UserError(f'{path} is neither .npy nor .safetensors. A pickle (.pt, .bin, .pkl) can run '
                   'code when it is opened and is never read: save the array with numpy.save.')
 
@@ -204,8 +217,9 @@ def _load_npy(path) -> np.ndarray:
   try:
     # Mapped first: a header that claims more than the file holds is refused before memory is
     # taken for it.
-    array = np.array(np.load(path, mmap_mode='r', allow_pickle=False))
-  except (ValueError, OSError, EOFError, OverflowError, MemoryError, SyntaxError,
+    with np.errstate(over='ignore'):
+      array = np.array(np.load(path, mmap_mode='r', allow_pickle=False))
+  except (ValueError, TypeError, OSError, EOFError, OverflowError, MemoryError, SyntaxError,
           tokenize.TokenError) as error:
     raise UserError(f'Cannot read the prompt file {path}: {error}') from error
   if array.dtype == np.dtype('V2'):
@@ -223,9 +237,9 @@ def _checked(prompt) -> Prompt:
   return prompt
 
 
-def _from_t5x(path) -> Prompt:
+def _from_t5x(path, step) -> Prompt:
   """The prompt inside a T5X checkpoint of google-research/prompt-tuning."""
-  model = t5x.open_checkpoint(path)
+  model = t5x.open_checkpoint(path, step)
   if names.PROMPT not in model.arrays:
     raise UserError(f'{model.source} holds a model without a prompt ({names.PROMPT}). Give a '
                     'prompt file.')

@@ -274,7 +274,7 @@ def load_backbone(
     config = dataclasses.replace(config, **options)
     return Backbone(config=config, module=T5(config=config), source=RANDOM,
                     params=random_params(T5(config=config), seed, param_dtype, shardings),
-                    vocabulary=_open_vocabulary(vocabulary, None, config))
+                    vocabulary=open_vocabulary(vocabulary, None, config))
   model = open_model(path, step)
   if config is None:
     _log.info('%s: shape read off the files: %s; not told by them and taken from T5: %s',
@@ -285,7 +285,7 @@ def load_backbone(
   module = T5(config=config)
   params, _ = read_params(model, _abstract(config), param_dtype=param_dtype, shardings=shardings)
   return Backbone(config=config, module=module, params=params, base_step=model.step,
-                  vocabulary=_open_vocabulary(vocabulary, model, config), source=model.source)
+                  vocabulary=open_vocabulary(vocabulary, model, config), source=model.source)
 
 
 def _abstract(config):
@@ -322,8 +322,17 @@ def random_params(module, seed: int = 0, param_dtype: str = 'float32', shardings
   return jax.jit(make, out_shardings=out)()
 
 
-def _open_vocabulary(given, model, config) -> Vocabulary | None:
-  """The vocabulary that was asked for, else the one beside the weights; it must fit the table."""
+def open_vocabulary(given, model: StoredModel | None, config: T5Config) -> Vocabulary | None:
+  """The vocabulary that was asked for, else the one beside the weights.
+
+  Args:
+    given: a vocabulary, a SentencePiece file, 'bytes' or None.
+    model: whose folder may hold one.
+    config: of the model.
+
+  Raises:
+    UserError: no such file, or more ids than the model has embeddings.
+  """
   if isinstance(given, Vocabulary):
     vocabulary = given
   elif given is not None:

@@ -1,84 +1,111 @@
 """`prompt-tuning export`: the result of a run in a file or folder that others read."""
 
 import dataclasses
-import logging
 import pathlib
 
+import optax
+
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import hf, prompt_file
+from prompt_tuning.checkpoints import prompt_file, t5x_writer
 from prompt_tuning.cli import config as config_lib
+from prompt_tuning.cli import convert, past_run, process
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import model as model_lib
-from prompt_tuning.cli import past_run, process
 from prompt_tuning.errors import UserError
+from prompt_tuning.models.t5 import T5, T5Config
+from prompt_tuning.peft import description
 from prompt_tuning.peft import model as peft_model
 from prompt_tuning.vocabulary import BYTES, ByteVocabulary
-
-log = logging.getLogger(__name__)
-
-PROMPT_FORMATS = ('npy', 'safetensors')
-MODEL_FORMATS = ('hf',)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-  """The run that is exported; see runs/export.gin."""
+  """The run that is exported; see runs/export.gin.
+
+  Attributes:
+    model_dir: the run's folder.
+    model: its base and methods.
+    data: its task.
+    optimizer: what it was trained with; a T5X checkpoint holds its state too.
+  """
 
   model_dir: str
   model: model_lib.ModelConfig
   data: data_lib.DataConfig
+  optimizer: optax.GradientTransformation | None = None
 
 
 def main(flags):
   """Runs the verb."""
+  if flags.input is not None:
+    convert.main(flags)
+    return
   process.start()
   output = pathlib.Path(flags.output)
-  _check_output(flags.to, output)
+  _refuse_file_flags(flags)
+  convert.check_output(flags.to, output)
   past_run.parse(flags, reads_examples=False)
   config = config_lib.build(ExportConfig, flags.run_file)
-  if flags.dry_run:
-    print(f'Would write {output} ({flags.to}) from {config.model_dir}.')
-  elif flags.to in PROMPT_FORMATS:
-    export_prompt(config, flags.to, output)
+  if flags.to in convert.LEAF_FORMATS:
+    prompt = _prompt(config)
+    # The base itself is not needed, only for peft its shape.
+    shape = _architecture(config) if flags.to == 'peft' else None
+    if flags.dry_run:
+      convert.print_leaves(flags.to, prompt, shape)
+    else:
+      convert.write_leaves(flags.to, output, prompt, shape, config.model.checkpoint)
+  elif flags.dry_run:
+    convert.print_model(flags.to, _rows(config))
   else:
-    export_model(config, output)
+    export_model(config, flags.to, output)
 
 
-def _check_output(file_format: str, output: pathlib.Path):
-  formats = (*PROMPT_FORMATS, *MODEL_FORMATS)
-  if file_format not in formats:
-    raise UserError(f'--to={file_format}: allowed are {", ".join(formats)}.')
-  if file_format in PROMPT_FORMATS and output.suffix != f'.{file_format}':
-    raise UserError(f'--output={output} does not end in .{file_format}, which --to asks for.')
-  if file_format in MODEL_FORMATS and output.exists() and (
-      not output.is_dir() or any(output.iterdir())):
-    raise UserError(f'--output={output} exists and is not empty: give a new folder.')
+def _refuse_file_flags(flags):
+  for name, value in (('from', flags.source_format), ('base', flags.base),
+                      ('vocabulary', flags.vocabulary), ('step', flags.step)):
+    if value is not None:
+      raise UserError(f'--{name} goes with --input=..., the file to convert; a run of MODEL_DIR '
+                      'tells it itself.')
 
 
-def export_prompt(config: ExportConfig, file_format: str, output: pathlib.Path):
-  """Writes the trained leaves of the best evaluation; the base is not needed for it."""
+def _architecture(config) -> T5Config:
+  return model_lib.module(config.model, config.data.task.labels).backbone.config
+
+
+def _prompt(config: ExportConfig) -> prompt_file.Prompt:
+  """The trained leaves of the best evaluation, with the settings of their methods."""
   source = pathlib.Path(config.model_dir) / past_run.PROMPT
   if not source.is_file():
     raise UserError(f'{config.model_dir} holds no {past_run.PROMPT}: the run has saved none yet, '
                     'or it trained the whole model (export that with --to=hf).')
   prompt = prompt_file.load_prompt(source)
-  leaves = prompt.array if file_format == 'npy' else params_lib.unflatten(prompt.leaves)
-  prompt_file.save_prompt(output, leaves, prompt.metadata)
-  log.info('%s: %s bytes.', output, f'{output.stat().st_size:,}')
+  settings = description.metadata(config.model.methods)
+  return dataclasses.replace(prompt, metadata={**settings, **prompt.metadata})
 
 
-def export_model(config: ExportConfig, output: pathlib.Path):
-  """Writes the backbone with all methods merged into it as a Hugging Face folder."""
+def export_model(config: ExportConfig, file_format: str, output: pathlib.Path):
+  """Writes the whole model: methods merged into it, or (a prompt in T5X) beside it."""
   model = model_lib.load(config.model, config.data.task.labels)
-  params = past_run.trained_params(model, config.model_dir)
-  try:
-    merged = peft_model.merge(model.peft, params)
-  except NotImplementedError as error:
-    raise UserError(f'{error}: use --to=safetensors.') from None
+  trained = past_run.trained(model, config.model_dir, config.optimizer)
   vocabulary = model.vocabulary
   is_bytes = isinstance(vocabulary, ByteVocabulary)
-  hf.write_folder(output, model.peft.backbone.config, merged,
-                  vocabulary_file=BYTES if is_bytes else vocabulary.path,
-                  extra_ids=vocabulary.extra_ids)
-  log.info('%s: %s bytes.', output,
-           f'{sum(file.stat().st_size for file in output.iterdir()):,}')
+  arrays = params_lib.flatten(params_lib.unstack_layers(trained.params))
+  slots = None
+  if trained.opt_state is not None and file_format == 't5x':
+    slots = t5x_writer.adafactor_slots(trained.opt_state, model.split(trained.params)[0])
+  convert.write_model(
+      file_format, output, model.peft.backbone.config,
+      convert.fit(file_format, model.peft.methods, arrays), step=trained.step,
+      optimizer_state=slots, vocabulary=BYTES if is_bytes else vocabulary.path,
+      extra_ids=vocabulary.extra_ids)
+
+
+def _rows(config: ExportConfig):
+  """(path, where it comes from, shape) of every parameter, without reading any."""
+  module = model_lib.module(config.model, config.data.task.labels)
+  looped = dataclasses.replace(module.backbone.config, scan_layers=False)
+  shapes = peft_model.abstract_params(
+      peft_model.PeftModel(backbone=T5(config=looped), methods=module.methods))
+  return [(path, config.model_dir if params_lib.matches(module.trainable, path)
+           else config.model.checkpoint, shape)
+          for path, shape in params_lib.flatten(shapes).items()]

@@ -30,6 +30,18 @@ example:
 
 The same command again continues the run."""
 
+_DOCTOR_EXAMPLE = """\
+example, the command line of `train`:
+  prompt-tuning doctor \
+    --gin_file=models/t5_1_1_small.gin --gin_file=peft/prompt.gin \
+    --gin_file=tasks/local_text.gin --gin_file=runs/train.gin \
+    --gin.INITIAL_CHECKPOINT_PATH=/checkpoints/t5-v1_1-small \
+    --gin.TRAIN_FILE=reviews.jsonl --gin.INPUT_TEMPLATE='review: {text}' \
+    --gin.TARGET_FIELD=label --gin.CLASS_LABELS="['negative', 'positive']" \
+    --gin.MODEL_DIR=runs/reviews
+
+Exit codes: 0 no problem (warnings aside), 1 a problem, 2 a mistake in the command line."""
+
 _EVAL_EXAMPLE = """\
 example, with the configuration, the base and the best checkpoint of a run:
   prompt-tuning eval --gin.MODEL_DIR=runs/reviews
@@ -55,8 +67,54 @@ as "inputs"; or plain text, which fills the one field of INPUT_TEMPLATE. For tas
 local_text, plain text is the whole input as the model is to read it."""
 
 _EXPORT_EXAMPLE = """\
-example:
-  prompt-tuning export --gin.MODEL_DIR=runs/reviews --to=npy --output=reviews.npy"""
+example, the trained prompt of a run, for numpy, and for Hugging Face PEFT:
+  prompt-tuning export --gin.MODEL_DIR=runs/reviews --to=npy --output=reviews.npy
+  prompt-tuning export --gin.MODEL_DIR=runs/reviews --to=peft --output=adapter
+
+example, a file that is not of a run:
+  prompt-tuning export --input=reviews.npy --to=peft --output=adapter \\
+    --base=/checkpoints/t5-v1_1-small"""
+
+_IMPORT_EXAMPLE = """\
+example, an adapter of Hugging Face PEFT as a prompt file (for --gin.PROMPT_FILE):
+  prompt-tuning import --input=adapter --base=/checkpoints/t5-v1_1-small --output=p.safetensors
+
+example, a model between T5X and Hugging Face:
+  prompt-tuning import --from=t5x --input=/checkpoints/t5_1_1_lm100k_base --to=hf \\
+    --vocabulary=sentencepiece.model --output=t5-lm100k-base
+
+example, the prompt inside a checkpoint of google-research/prompt-tuning:
+  prompt-tuning import --input=/runs/sst2/checkpoint_1130000 --output=sst2.safetensors"""
+
+
+_GIN_FLAGS = (
+    ('--gin_file', dict(
+        action='append', default=[], metavar='FILE',
+        help='a gin file; repeat the flag, later files win')),
+    ('--gin.NAME', dict(
+        dest='gin_name', metavar='VALUE',
+        help='a value for a name of the gin files, as in --gin.BATCH_SIZE=16')),
+    ('--gin_search_paths', dict(
+        type=lambda paths: paths.split(','), default=[], metavar='FOLDERS',
+        help='folders, with commas between, where gin files are looked up')),
+)
+_DRY_RUN = ('--dry_run', dict(
+    action='store_true', help='build everything, print sizes and shapes, touch no file'))
+_FORMATS = ('npy, safetensors or peft: the trained prompt or adapter; t5x or hf: the whole model, '
+            'what can be merged merged into it')
+_OUTPUT = dict(metavar='PATH', required=True, help='the file or folder to write')
+_CONVERSION_FLAGS = (
+    ('--from', dict(dest='source_format', metavar='FORMAT', help=(
+        'npy, safetensors, peft, t5x or hf; told by the content if left out'))),
+    ('--base', dict(metavar='PATH', help=(
+        'the model that a prompt or adapter belongs to; they are compared'))),
+    ('--vocabulary', dict(metavar='FILE', help=(
+        "SentencePiece file of the model, or 'bytes', where none lies beside it"))),
+    ('--step', dict(type=int, metavar='N', help='which checkpoint_N of a T5X folder; else the '
+                    'latest')),
+    ('--allow_mismatch', dict(action='store_true', help=(
+        'take a prompt that names another base than --base'))),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,38 +124,58 @@ class Verb:
   Attributes:
     purpose: one line for the list of verbs.
     example: one working command.
-    run_file: the gin file that is read where the configuration comes from MODEL_DIR.
-    flags: (name, keyword arguments of argparse) beside the flags that every verb has.
+    run_file: the gin file that is read where the configuration comes from MODEL_DIR; None: the
+      verb takes no gin files.
+    own_flags: (name, keyword arguments of argparse) beside the flags that verbs share.
+    module: in prompt_tuning/cli, if it is not called as the verb is.
   """
 
   purpose: str
   example: str
-  run_file: str
-  flags: tuple = ()
+  run_file: str | None = None
+  own_flags: tuple = ()
+  module: str | None = None
+
+  @property
+  def flags(self) -> tuple:
+    """All flags that the verb takes."""
+    return (*(_GIN_FLAGS if self.run_file else ()), _DRY_RUN, *self.own_flags)
 
 
 VERBS = {
     'train': Verb(
         purpose='train a prompt (or another method, or the whole model) on a task',
         example=_TRAIN_EXAMPLE, run_file='runs/train.gin'),
+    'doctor': Verb(
+        purpose='check a configuration of `train` before it costs anything',
+        example=_DOCTOR_EXAMPLE, run_file='runs/train.gin'),
     'eval': Verb(
         purpose='measure a run or a prompt file on a task, write its predictions',
         example=_EVAL_EXAMPLE, run_file='runs/eval.gin'),
     'infer': Verb(
         purpose='answer the lines of a file or of stdin as JSONL',
         example=_INFER_EXAMPLE, run_file='runs/infer.gin',
-        flags=(
+        own_flags=(
             ('--input', dict(metavar='FILE', default='-', help=(
                 'text lines or JSONL, see below; - is stdin'))),
             ('--output', dict(metavar='FILE', default='-', help=(
                 'JSONL, written once all is answered; - is stdout, written as it goes'))))),
     'export': Verb(
-        purpose='write the prompt, or the merged model, of a run as a file for others',
+        purpose='write the result of a run, or any file, in a format that others read',
         example=_EXPORT_EXAMPLE, run_file='runs/export.gin',
-        flags=(
-            ('--to', dict(metavar='FORMAT', default='safetensors', help=(
-                'npy or safetensors: the prompt; hf: the whole model as a Hugging Face folder'))),
-            ('--output', dict(metavar='PATH', required=True, help='the file or folder to write')))),
+        own_flags=(
+            ('--to', dict(metavar='FORMAT', default='safetensors', help=_FORMATS)),
+            ('--output', _OUTPUT),
+            ('--input', dict(metavar='PATH', help='convert this, in place of a run of MODEL_DIR')),
+            *_CONVERSION_FLAGS)),
+    'import': Verb(
+        purpose='make a prompt file or a model of what others wrote',
+        example=_IMPORT_EXAMPLE, module='convert',
+        own_flags=(
+            ('--input', dict(metavar='PATH', required=True, help='the file or folder to read')),
+            ('--output', _OUTPUT),
+            ('--to', dict(metavar='FORMAT', default='safetensors', help=_FORMATS)),
+            *_CONVERSION_FLAGS)),
 }
 
 
@@ -106,8 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = list(sys.argv[1:] if argv is None else argv)
   try:
     name, flags = parse_flags(argv)
-    verb = importlib.import_module(f'prompt_tuning.cli.{name}')
-    verb.main(flags)
+    module = importlib.import_module(f'prompt_tuning.cli.{VERBS[name].module or name}')
+    code = module.main(flags)
   except UserError as error:
     print(f'prompt-tuning: {error}', file=sys.stderr)
     return 2
@@ -125,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'prompt-tuning: cannot write: {error}; make room or choose another folder',
           file=sys.stderr)
     return 1
-  return 0
+  return code or 0
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
@@ -149,8 +227,10 @@ def parse_flags(argv: Sequence[str]) -> tuple[str, argparse.Namespace]:
   flags, unknown = parser.parse_known_args(others)
   if unknown:
     raise UserError(_unknown_flag(unknown[0], flags.verb))
-  flags.overrides = overrides
-  flags.run_file = VERBS[flags.verb].run_file
+  flags.overrides, flags.run_file = overrides, VERBS[flags.verb].run_file
+  if overrides and not flags.run_file:
+    raise UserError(f'{gin_flags[0]}: {flags.verb} reads no gin settings. Its flags: '
+                    f'{", ".join(flag for flag, _ in VERBS[flags.verb].flags)}.')
   return flags.verb, flags
 
 
@@ -179,33 +259,17 @@ def _parser() -> argparse.ArgumentParser:
         name, help=verb.purpose, description=verb.purpose[0].upper() + verb.purpose[1:] + '.',
         epilog=verb.example, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    for flag, options in (*_COMMON_FLAGS, *verb.flags):
+    for flag, options in verb.flags:
       sub.add_argument(flag, **options)
   return parser
 
 
-_COMMON_FLAGS = (
-    ('--gin_file', dict(
-        action='append', default=[], metavar='FILE',
-        help='a gin file; repeat the flag, later files win')),
-    ('--gin.NAME', dict(
-        dest='gin_name', metavar='VALUE',
-        help='a value for a name of the gin files, as in --gin.BATCH_SIZE=16')),
-    ('--gin_search_paths', dict(
-        type=lambda paths: paths.split(','), default=[], metavar='FOLDERS',
-        help='folders, with commas between, where gin files are looked up')),
-    ('--dry_run', dict(
-        action='store_true', help='build everything, print sizes and shapes, touch no file')),
-)
-
-
 def _flags_of_verbs() -> set[str]:
-  own = (flag for verb in VERBS.values() for flag in verb.flags)
-  return {name for name, _ in (*_COMMON_FLAGS, *own)}
+  return {name for verb in VERBS.values() for name, _ in verb.flags}
 
 
 def _unknown_flag(given: str, verb: str) -> str:
-  known = [flag for flag, _ in (*_COMMON_FLAGS, *VERBS[verb].flags)] + ['--help']
+  known = [flag for flag, _ in VERBS[verb].flags] + ['--help']
   name = given.partition('=')[0]
   if not name.startswith('-'):
     return f'unexpected {given!r} after {verb}. Known flags: {", ".join(known)}.'

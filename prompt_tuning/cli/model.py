@@ -9,7 +9,7 @@ import jax
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
-from prompt_tuning.checkpoints import prompt_file, restore
+from prompt_tuning.checkpoints import peft_adapter, prompt_file, restore
 from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
@@ -30,7 +30,8 @@ class ModelConfig:
     checkpoint: a T5X folder, a Hugging Face folder, 'demo' or 'random'.
     architecture: shape and options; None takes the shape from the checkpoint.
     methods: applied in order; () is the bare base.
-    prompt_file: trained leaves to start from, or to evaluate.
+    prompt_file: trained leaves to start from, or to evaluate: a prompt file, a T5X checkpoint with
+      a prompt, or a PEFT adapter folder.
     allow_mismatch: accept a prompt file that names another base.
     vocabulary: a SentencePiece file or 'bytes'; None takes the one beside the checkpoint.
     param_dtype: of the backbone's parameters, 'float32' or 'bfloat16'.
@@ -164,7 +165,10 @@ def _with_labels(method: Method, labels) -> Method:
 
 def _with_prompt_file(config, model, params, backbone):
   """All parameters, the trained leaves taken from the prompt file."""
-  prompt = prompt_file.load_prompt(config.prompt_file)
+  if peft_adapter.is_adapter(config.prompt_file):
+    prompt = peft_adapter.read_adapter(config.prompt_file, backbone.config)
+  else:
+    prompt = prompt_file.load_prompt(config.prompt_file)
   lengths = [method.length for method in model.methods if isinstance(method, SoftPrompt)]
   if not model.methods:
     raise UserError(f'PROMPT_FILE={config.prompt_file} is given and the configuration has no '

@@ -1,7 +1,9 @@
 """What the other verbs take from the MODEL_DIR of a run: its configuration, its trained leaves."""
 
+import dataclasses
 import logging
 import pathlib
+from typing import Any
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints.run import RunCheckpoints
@@ -60,14 +62,14 @@ def load(config) -> tuple[model_lib.Model, dict]:
   """The model of an EvalConfig or InferConfig and all its parameters, the trained ones in place.
 
   Raises:
-    UserError: as model.load and trained_params, or the methods' leaves come from nowhere.
+    UserError: as model.load and trained, or the methods' leaves come from nowhere.
   """
   if config.model.methods and config.model_dir is None and config.model.prompt_file is None:
     _refuse_untrained(model_lib.module(config.model, config.data.task.labels))
   model = model_lib.load(config.model, config.data.task.labels)
   if config.model_dir is None or config.model.prompt_file is not None:
     return model, model.params
-  return model, trained_params(model, config.model_dir)
+  return model, trained(model, config.model_dir).params
 
 
 def _refuse_untrained(module: peft_model.PeftModel):
@@ -82,12 +84,28 @@ def _refuse_untrained(module: peft_model.PeftModel):
         '--gin.MODEL_DIR=... of a run, or leave the peft/ gin file out to measure the base alone.')
 
 
-def trained_params(model, model_dir: str) -> dict:
-  """All parameters of a model, the trained ones from a run's best checkpoint.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+  """What a checkpoint of a run holds, on its base.
+
+  Attributes:
+    step: of the checkpoint.
+    params: all parameters, the trained ones in place.
+    opt_state: of the optimizer that was asked for, else None.
+  """
+
+  step: int
+  params: dict
+  opt_state: Any = None
+
+
+def trained(model, model_dir: str, optimizer=None) -> Trained:
+  """The run's best checkpoint, or the latest where none was evaluated.
 
   Args:
     model: cli.model.Model, loaded with the run's configuration.
-    model_dir: the run's folder; its best checkpoint is taken, the latest where none was evaluated.
+    model_dir: the run's folder.
+    optimizer: optax.GradientTransformation of the run, for its state; None leaves it out.
 
   Raises:
     UserError: no checkpoint there, one of another base, or of other methods.
@@ -97,6 +115,9 @@ def trained_params(model, model_dir: str) -> dict:
     raise UserError(f'MODEL_DIR={model_dir} holds no checkpoint yet: there is no {folder}. Train '
                     'first, or give PROMPT_FILE.')
   trainable, frozen = model.split()
+  like = {'trainable': trainable}
+  if optimizer is not None:
+    like['opt_state'] = optimizer.init(trainable)
   with RunCheckpoints(folder, create=False) as checkpoints:
     best = checkpoints.info().get('best')
     step = best[0] if best else None
@@ -104,7 +125,8 @@ def trained_params(model, model_dir: str) -> dict:
       log.warning('%s: the best evaluation was at step %d, which is no longer there: the latest '
                   'checkpoint, step %d, is taken.', folder, step, checkpoints.latest_step())
       step = None
-    restored = checkpoints.restore({'trainable': trainable}, step, partial=True)
+    restored = checkpoints.restore(like, step, partial=True)
   model.check_base(restored.info['base_fingerprint'], folder, 'Give CHECKPOINT_PATH of that base.')
   log.info('%s: trained leaves of step %d.', folder, restored.step)
-  return params_lib.merge(restored.arrays['trainable'], frozen)
+  return Trained(step=restored.step, opt_state=restored.arrays.get('opt_state'),
+                 params=params_lib.merge(restored.arrays['trainable'], frozen))

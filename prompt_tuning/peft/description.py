@@ -22,6 +22,12 @@ def describe(methods: Sequence[Method]) -> list[dict]:
           for method in methods]
 
 
+def metadata(methods: Sequence[Method]) -> dict:
+  """What a prompt file says of its methods: their names, and their settings."""
+  return {'method': ','.join(type(method).__name__ for method in methods),
+          'methods': describe(methods)}
+
+
 def rebuild(descriptions, source: str) -> tuple[Method, ...]:
   """The methods that `describe` described.
 

@@ -58,6 +58,10 @@ class LoRA(Method):
       (r'.*/lora/b', (None, 'embed')),
   )
 
+  unseen: ClassVar = ('alpha', 'rank_stabilized')
+
+  unseen: ClassVar = ('scale',)
+
   def __post_init__(self):
     targets = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
     object.__setattr__(self, 'targets', targets)

@@ -1,0 +1,195 @@
+"""`import` and `export --input` between all formats, on the reference checkpoint."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from prompt_tuning import params as params_lib
+from prompt_tuning.checkpoints import prompt_file, restore
+from prompt_tuning.checkpoints.names import PROMPT
+from prompt_tuning.cli import main
+from prompt_tuning.peft import description
+from prompt_tuning.peft.lora import LoRA
+from prompt_tuning.peft.model import PeftModel, initialize
+from prompt_tuning.peft.prefix_tuning import PrefixTuning
+
+
+@pytest.fixture
+def t5x(golden_dir):
+  """A T5X checkpoint with a prompt of length 6, at step 7."""
+  return golden_dir / 't5x_small' / 'ckpt_prompt_gzip'
+
+
+@pytest.fixture(scope='module')
+def prompt(golden_dir):
+  with np.load(golden_dir / 't5x_small' / 'ckpt_prompt_expected.npz') as arrays:
+    return arrays['target/' + PROMPT]
+
+
+@pytest.fixture(scope='module')
+def hf(golden_dir, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('hf') / 'model'
+  convert(golden_dir / 't5x_small' / 'ckpt_prompt_gzip', 'hf', folder)
+  return folder
+
+
+def convert(source, to, output, *flags, verb='import'):
+  assert main.main([verb, f'--input={source}', f'--to={to}', f'--output={output}',
+                    *map(str, flags)]) == 0
+
+
+def parameters(path):
+  """{path: array} of a stored model without its prompt."""
+  arrays = restore.open_model(path).arrays
+  return {name: array.read() for name, array in arrays.items() if name != PROMPT}
+
+
+def same(ours, theirs):
+  assert ours.keys() == theirs.keys() and len(ours) > 40
+  for path, array in ours.items():
+    assert array.dtype == theirs[path].dtype
+    np.testing.assert_array_equal(array, theirs[path], err_msg=path)
+
+
+@pytest.mark.parametrize('verb', ['import', 'export'])
+def test_model_to_hugging_face_and_back(t5x, hf, tmp_path, verb):
+  same(parameters(hf), parameters(t5x))
+  convert(hf, 't5x', tmp_path / 'again', '--from=hf', verb=verb)
+  same(parameters(tmp_path / 'again'), parameters(t5x))
+  assert restore.open_model(hf).config == restore.open_model(t5x).config
+  assert restore.open_model(tmp_path / 'again' / 'checkpoint_0').step == 0
+
+
+def test_t5x_to_t5x_keeps_prompt_and_step(t5x, prompt, tmp_path):
+  convert(t5x, 't5x', tmp_path)
+  model = restore.open_model(tmp_path)
+  assert model.step == 7 and pathlib.Path(model.source).name == 'checkpoint_7'
+  np.testing.assert_array_equal(model.arrays[PROMPT].read(), prompt)
+  same(parameters(tmp_path), parameters(t5x))
+
+
+def test_prompt_through_every_format(t5x, hf, prompt, tmp_path):
+  convert(t5x, 'npy', tmp_path / 'p.npy', '--step=7')
+  convert(tmp_path / 'p.npy', 'safetensors', tmp_path / 'p.safetensors', f'--base={hf}')
+  convert(tmp_path / 'p.safetensors', 'peft', tmp_path / 'adapter', f'--base={hf}')
+  convert(tmp_path / 'adapter', 'safetensors', tmp_path / 'q.safetensors', f'--base={hf}')
+  convert(tmp_path / 'q.safetensors', 't5x', tmp_path / 'whole', f'--base={hf}')
+  for name in ('p.npy', 'p.safetensors', 'q.safetensors', 'whole'):
+    np.testing.assert_array_equal(prompt_file.load_prompt(tmp_path / name).array, prompt, name)
+  metadata = prompt_file.load_prompt(tmp_path / 'q.safetensors').metadata
+  assert metadata['base_fingerprint'] == restore.load_backbone(hf).fingerprint
+  assert metadata['methods'][0]['length'] == len(prompt)
+
+
+@pytest.fixture(scope='module')
+def lora(hf, tmp_path_factory):
+  """A LoRA file for the model in `hf`."""
+  method = LoRA(rank=2, targets='.*/(query|wo)')
+  backbone = restore.load_backbone(hf)
+  model = PeftModel(backbone=backbone.module, methods=(method,))
+  params = initialize(model, jax.random.key(0), backbone.params)
+  leaves = params_lib.flatten(params_lib.split(params, model.trainable)[0])
+  rng = np.random.default_rng(0)
+  leaves = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
+  path = tmp_path_factory.mktemp('lora') / 'lora.safetensors'
+  prompt_file.save_prompt(path, params_lib.unflatten(leaves),
+                          {'methods': description.describe([method])})
+  return path
+
+
+@pytest.mark.parametrize('to', ['hf', 't5x'])
+def test_lora_is_merged_into_its_base(hf, lora, tmp_path, to):
+  convert(lora, to, tmp_path / 'merged', f'--base={hf}')
+  base, merged = parameters(hf), parameters(tmp_path / 'merged')
+  assert base.keys() == merged.keys()
+  leaves = prompt_file.load_prompt(lora).leaves
+  changed = {path for path in base if not np.array_equal(base[path], merged[path])}
+  assert changed == {path.replace('/lora/a', '/kernel') for path in leaves if path.endswith('a')}
+  path = 'encoder/layers_1/attention/query'
+  update = leaves[f'{path}/lora/a'] @ leaves[f'{path}/lora/b'] * 8
+  np.testing.assert_allclose(merged[f'{path}/kernel'], base[f'{path}/kernel'] + update, rtol=1e-5,
+                             atol=1e-6)
+
+
+def test_lora_to_peft_and_back(hf, lora, tmp_path):
+  convert(lora, 'peft', tmp_path / 'adapter', f'--base={hf}')
+  convert(tmp_path / 'adapter', 'safetensors', tmp_path / 'b.safetensors', f'--base={hf}')
+  ours, theirs = (prompt_file.load_prompt(p) for p in (tmp_path / 'b.safetensors', lora))
+  assert ours.leaves.keys() == theirs.leaves.keys()
+  for path in ours.leaves:
+    np.testing.assert_array_equal(ours.leaves[path], theirs.leaves[path])
+
+
+@pytest.mark.parametrize(('to', 'name'), [('hf', 'm'), ('t5x', 'm'), ('npy', 'p.npy'),
+                                          ('safetensors', 'p.safetensors'), ('peft', 'a')])
+def test_dry_run_lists_every_parameter(t5x, hf, tmp_path, capsys, to, name):
+  convert(t5x, to, tmp_path / name, f'--base={hf}', '--dry_run')
+  out = capsys.readouterr().out
+  assert not any(tmp_path.iterdir())
+  for word in ('parameter', 'source', 'target', 'shape', 'dtype', 'checkpoint_7', 'float32'):
+    assert word in out
+  if to in ('hf', 't5x'):
+    assert 'kept' in out and 'missing' in out
+    for path in parameters(t5x):
+      assert path in out
+    target = {'hf': 'encoder.block.1.layer.0.SelfAttention.q.weight',
+              't5x': 'target.encoder.layers_1.attention.query.kernel'}[to]
+    assert target in out
+  else:
+    assert '[6, 32]' in out
+
+
+def test_another_base_is_refused_unless_allowed(t5x, hf, tmp_path, capsys):
+  path = tmp_path / 'p.safetensors'
+  convert(t5x, 'safetensors', path, f'--base={hf}')
+  found = prompt_file.load_prompt(path)
+  prompt_file.save_prompt(path, found.array, {**found.metadata, 'base_fingerprint': 'a' * 64})
+  argv = ['import', f'--input={path}', f'--base={hf}', f'--output={tmp_path / "q.safetensors"}']
+  assert main.main(argv) == 2
+  err = capsys.readouterr().err
+  assert 'aaaa' in err and restore.load_backbone(hf).fingerprint[:16] in err
+  assert '--allow_mismatch' in err
+  assert main.main([*argv, '--allow_mismatch']) == 0
+  assert prompt_file.load_prompt(tmp_path / 'q.safetensors').metadata['base_fingerprint'] == (
+      restore.load_backbone(hf).fingerprint)
+
+
+@pytest.mark.parametrize(('flags', 'words'), [
+    (['--to=bin', '--output=x'], ('--to=bin', 'peft')),
+    (['--from=onnx', '--to=hf', '--output=x'], ('--from=onnx', 'safetensors')),
+    (['--from=hf', '--to=npy', '--output=x.npy'], ('--from=hf', 'is t5x')),
+    (['--to=npy', '--output=x.safetensors'], ('.npy',)),
+    (['--to=npy', '--output=x.npy', '--step=3'], ('step 3', '[7]')),
+    (['--to=peft', '--output=x'], ('--base',)),
+    (['--to=hf', '--output=x', '--vocabulary=bytes'], ('259', '256')),
+    (['--to=hf', '--output=x', '--vocabulary=nothing.model'], ('nothing.model',)),
+    (['--to=npy', '--output=x.npy', '--base=nowhere'], ('nowhere',)),
+])
+def test_mistakes(t5x, flags, words, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  assert main.main(['import', f'--input={t5x}', *flags]) == 2
+  err = capsys.readouterr().err
+  for word in words:
+    assert word in err
+  assert 'Traceback' not in err and not any(tmp_path.iterdir())
+
+
+def test_mistakes_with_leaves(hf, lora, tmp_path, capsys):
+  def refused(*words, **flags):
+    assert main.main(['import', *(f'--{name}={value}' for name, value in flags.items())]) == 2
+    err = capsys.readouterr().err
+    for word in words:
+      assert word in err
+  refused('whole model', '--to=t5x', input=hf, to='npy', output=tmp_path / 'x.npy')
+  refused('trained leaves alone', '--base', input=lora, to='hf', output=tmp_path / 'x')
+  refused('no single soft prompt', input=lora, to='npy', output=tmp_path / 'x.npy')
+  refused('not empty', input=lora, to='hf', base=hf, output=hf)
+  refused('Cannot read', input=tmp_path / 'nothing', output=tmp_path / 'x.safetensors')
+  prefix = tmp_path / 'prefix.safetensors'
+  prompt_file.save_prompt(prefix, {'x': np.ones((2, 3), np.float32)}, {
+      'methods': description.describe([PrefixTuning(length=2)])})
+  refused('cannot be merged', '--to=safetensors', input=prefix, to='hf', base=hf,
+          output=tmp_path / 'x')
+  assert not (tmp_path / 'x').exists()

@@ -17,6 +17,7 @@ from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, flat_reader, r
 from prompt_tuning.errors import UserError
 
 _MAX_HEADER = 100_000_000  # the reference implementation's own limit
+_MAX_RANK = 32  # numpy's own limit, before its release 2
 _CODES = {
     'F64': 'float64', 'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16',
     'I64': 'int64', 'I32': 'int32', 'I16': 'int16', 'I8': 'int8',
@@ -43,7 +44,11 @@ def read(path) -> tuple[dict[str, StoredArray], dict[str, str]]:
   if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
     raise UserError(f'{path}: the metadata is not a map of strings. The file is damaged.')
   data_bytes = path.stat().st_size - start
-  arrays = {name: _entry(path, name, entry, start, data_bytes) for name, entry in header.items()}
+  spans, arrays = [(data_bytes, data_bytes, 'the end of the file')], {}
+  for name, entry in header.items():
+    arrays[name], begin, end = _entry(path, name, entry, start, data_bytes)
+    spans.append((begin, end, name))
+  _check_spans(path, sorted(spans))
   return arrays, metadata
 
 
@@ -56,7 +61,7 @@ def _header(path):
       length = struct.unpack('<Q', prefix)[0] if len(prefix) == 8 else size
       if length > min(_MAX_HEADER, size - 8):
         raise ValueError(f'the header claims {length} bytes of a file of {size}')
-      header = json.loads(file.read(length).decode('utf-8'))
+      header = json.loads(file.read(length).decode('utf-8'), object_pairs_hook=_unique)
     if not isinstance(header, dict):
       raise ValueError('the header is not a JSON object')
   except (OSError, ValueError, RecursionError) as error:
@@ -65,16 +70,39 @@ def _header(path):
   return header, 8 + length
 
 
+def _unique(pairs) -> dict:
+  """A JSON object, in which no name may stand twice."""
+  found = {}
+  for name, value in pairs:
+    if name in found:
+      raise ValueError(f'{name[:200]!r} stands twice in the header')
+    found[name] = value
+  return found
+
+
+def _check_spans(path, spans):
+  """Refuses arrays that overlap and bytes that belong to none, as the reference does."""
+  expected = 0
+  for begin, end, name in spans:
+    if begin != expected:
+      raise UserError(f'{path}: {name} begins at byte {begin} of the data, and what lies before it '
+                      f'ends at {expected}. The file is incomplete or damaged: copy or download it '
+                      'again.')
+    expected = end
+
+
 def _entry(path, name, entry, start, data_bytes):
-  """Checks one header entry against the file."""
+  """Checks one header entry against the file; returns the array and its first and last byte."""
   source = f'{path}: {name}'
   try:
     code, shape, (begin, end) = entry['dtype'], entry['shape'], entry['data_offsets']
     if code not in _CODES:
-      raise ValueError(f'dtype {code!r} is unknown; known are {list(_CODES)}')
+      raise ValueError(f'dtype {str(code)[:20]!r} is unknown; known are {list(_CODES)}')
     dtype = DTYPES[_CODES[code]]
-    if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-      raise ValueError(f'shape {shape} or offsets {[begin, end]} are not whole numbers')
+    if not isinstance(shape, list) or len(shape) > _MAX_RANK:
+      raise ValueError(f'the shape is no list of at most {_MAX_RANK} numbers')
+    if not all(type(n) is int and 0 <= n < 2**63 for n in (*shape, begin, end)):
+      raise ValueError(f'shape {shape} or offsets {[begin, end]} are not whole numbers of 63 bits')
     if not begin <= end <= data_bytes or end - begin != math.prod(shape) * dtype.itemsize:
       raise ValueError(f'shape {shape} of {code} does not fit bytes {begin} to {end} of '
                        f'{data_bytes}')
@@ -82,8 +110,9 @@ def _entry(path, name, entry, start, data_bytes):
     raise UserError(f'{source}: bad header entry: {error}. The file is incomplete or damaged: '
                     'copy or download it again.') from error
   shape = tuple(shape)
-  return StoredArray(shape=shape, dtype=dtype, source=source,
-                     reader=flat_reader(lambda: path.open('rb'), start + begin, shape, dtype))
+  array = StoredArray(shape=shape, dtype=dtype, source=source,
+                      reader=flat_reader(lambda: path.open('rb'), start + begin, shape, dtype))
+  return array, begin, end
 
 
 def write(path, arrays: Mapping, metadata: Mapping[str, str] | None = None):

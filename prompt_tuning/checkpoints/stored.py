@@ -20,6 +20,7 @@ from prompt_tuning.errors import UserError
 # block that the processor's cache holds until it has been cast is read and cast fastest.
 BLOCK_BYTES = 4 * 2**20
 _STRIP = 128  # columns put in order at a time: 5 times as fast as all at once
+_MESSAGE = 1000  # characters of a library's error, which may quote a whole damaged file
 _ALIGNMENT = 64  # bytes; what XLA asks of memory that it takes over without a copy
 
 # The dtypes a parameter file may hold, by every format's plain name.
@@ -68,7 +69,8 @@ class StoredArray:
         array = self.reader(dtype)
     except (ValueError, OSError, MemoryError, OverflowError) as error:
       raise UserError(
-          f'Cannot read {self.source} (shape {list(self.shape)}, {self.dtype}): {error} '
+          f'Cannot read {self.source} (shape {list(self.shape)}, {self.dtype}): '
+          f'{str(error)[:_MESSAGE]} '
           'The file is incomplete or damaged: copy or download it again.') from error
     if array.shape != self.shape or array.dtype != dtype:
       raise UserError(f'{self.source} holds {array.dtype}{list(array.shape)} where its header '

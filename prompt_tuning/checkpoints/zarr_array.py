@@ -155,9 +155,10 @@ def _refuse_unfounded(source, array):
   kind = 'none' if compressor is None else compressor.get('id', '')
   itemsize = source.dtype.itemsize
   allowed = size * _RATIOS.get(kind, _RATIO)
-  if not source.ocdbt:  # each file is a chunk or less
-    allowed = min(allowed, count * math.prod(array.chunk_layout.write_chunk.shape) * itemsize)
   if array.fill_value is not None and not source.complete:
+    if not source.ocdbt:  # each file is a chunk or less, and chunks may be absent
+      chunk = math.prod(array.chunk_layout.write_chunk.shape or ()) * itemsize
+      allowed = min(allowed, count * chunk)
     allowed += _ABSENT
   if math.prod(source.shape) * itemsize > allowed:
     raise ValueError(f'{size} bytes in {count} files cannot hold {source.dtype}'

@@ -1,6 +1,10 @@
 """Hugging Face folders: written, read back, and refused where they cannot be read."""
 
+import dataclasses
+import functools
 import json
+import shutil
+import weakref
 
 import jax
 import ml_dtypes
@@ -16,15 +20,21 @@ from prompt_tuning.peft.model import abstract_params
 
 V11 = T5Config(vocab_size=24, emb_dim=8, num_heads=3, head_dim=4, mlp_dim=12, num_encoder_layers=3,
                num_decoder_layers=2, relative_attention_num_buckets=9, dropout_rate=0.0)
+UMT5 = dataclasses.replace(V11, relative_attention_per_layer=True)
 V10 = T5Config(vocab_size=24, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=12, num_encoder_layers=1,
                num_decoder_layers=2, mlp_activations=('relu',), logits_via_embedding=True)
+
+
+@functools.cache
+def abstract(config):
+  return abstract_params(T5(config=config))
 
 
 def random_params(config, seed=0, dtype=np.float32):
   rng = np.random.default_rng(seed)
   return params_lib.unflatten({
       path: rng.normal(size=leaf.shape).astype(dtype)
-      for path, leaf in params_lib.flatten(abstract_params(T5(config=config))).items()})
+      for path, leaf in params_lib.flatten(abstract(config)).items()})
 
 
 def equal(a, b) -> int:
@@ -44,22 +54,53 @@ def settings(folder, **changes):
   path.write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
 
 
+@pytest.fixture(scope='module')
+def original(tmp_path_factory):
+  path = tmp_path_factory.mktemp('original') / 'model'
+  hf.write_folder(path, V11, random_params(V11))
+  return path
+
+
 @pytest.fixture
-def folder(tmp_path):
-  hf.write_folder(tmp_path / 'model', V11, random_params(V11))
-  return tmp_path / 'model'
+def folder(original, tmp_path):
+  """A copy to break."""
+  return shutil.copytree(original, tmp_path / 'model')
 
 
-@pytest.mark.parametrize('config', [V11, V10])
+@pytest.mark.parametrize('config', [
+    V11, V10, dataclasses.replace(UMT5, logits_via_embedding=True),
+    dataclasses.replace(V11, mlp_activations=('relu', 'linear')),
+    dataclasses.replace(V10, mlp_activations=('gelu',)),
+])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_round_trip(tmp_path, config, dtype):
   params = random_params(config, dtype=np.dtype(dtype))
   hf.write_folder(tmp_path, config, params)
   model = hf.open_folder(tmp_path)
   assert model.config == config
-  read, report = restore.read_params(model, abstract_params(T5(config=config)), param_dtype=dtype)
+  read, report = restore.read_params(model, abstract(config), param_dtype=dtype)
   assert equal(read, params) == len(report.kept) > 20
   assert not report.unused and not report.new
+
+
+def test_written_read_and_written_again(tmp_path):
+  hf.write_folder(tmp_path / 'a', V11, random_params(V11))
+  model = hf.open_folder(tmp_path / 'a')
+  hf.write_folder(tmp_path / 'b', model.config, model.arrays)
+  files = sorted(path.name for path in (tmp_path / 'a').iterdir())
+  assert files == ['config.json', 'generation_config.json', 'model.safetensors']
+  assert all((tmp_path / 'a' / n).read_bytes() == (tmp_path / 'b' / n).read_bytes() for n in files)
+
+
+def test_untied_head_of_umt5_makes_up_for_its_scaling(tmp_path):
+  params = random_params(UMT5)
+  hf.write_folder(tmp_path, UMT5, params)
+  kernel = params['decoder']['logits_dense']['kernel']
+  theirs = safetensors.numpy.load_file(tmp_path / 'model.safetensors')['lm_head.weight']
+  np.testing.assert_array_equal(theirs, kernel.T * np.float32(8**0.5))
+  model = hf.open_folder(tmp_path)
+  assert model.config == UMT5
+  np.testing.assert_allclose(model.arrays[HEAD].read(), kernel, rtol=2e-7)
 
 
 def test_scanned_parameters_are_written_per_layer(tmp_path):
@@ -87,6 +128,74 @@ def test_a_leaf_of_a_method_is_refused(tmp_path):
     hf.write_folder(tmp_path, V11, params)
 
 
+def test_what_is_not_the_model_is_refused(tmp_path):
+  arrays = params_lib.flatten(random_params(V11))
+  short = {path: leaf for path, leaf in arrays.items() if not path.startswith('decoder/layers_1/')}
+  with pytest.raises(UserError, match='14 parameters of the model are missing, such as decoder/l'):
+    hf.write_folder(tmp_path / 'a', V11, short)
+  with pytest.raises(UserError, match=r'encoder_norm/scale has shape \[9\] .* has \[8\]'):
+    hf.write_folder(tmp_path / 'a', V11, {**arrays, 'encoder/encoder_norm/scale': np.ones(9)})
+  config = dataclasses.replace(V11, mlp_activations=('linear', 'relu'))
+  with pytest.raises(UserError, match=r"\['linear', 'relu'\] have no counterpart"):
+    hf.write_folder(tmp_path / 'a', config, arrays)
+  assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_holds_something_is_left_alone(tmp_path):
+  (tmp_path / 'config.json').write_text('mine')
+  with pytest.raises(UserError, match='not an empty folder'):
+    hf.write_folder(tmp_path, V11, random_params(V11))
+  assert (tmp_path / 'config.json').read_text() == 'mine' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_source_that_breaks_leaves_no_folder(folder, tmp_path):
+  model = hf.open_folder(folder)
+  with (folder / 'model.safetensors').open('r+b') as file:
+    file.truncate(9000)
+  with pytest.raises(UserError, match=r'model\.safetensors: \w+.* damaged'):
+    hf.write_folder(tmp_path / 'copy', model.config, model.arrays)
+  assert [path.name for path in tmp_path.iterdir()] == ['model']
+
+
+def test_one_parameter_at_a_time_is_read(folder, tmp_path):
+  """Each is dropped before the next one is read."""
+  alive, read = [], []
+
+  def watched(path, array):
+    def reader(dtype):
+      assert not any(reference() is not None for reference in alive), (path, read[-1])
+      value = array.read(dtype).copy()
+      alive.append(weakref.ref(value))
+      read.append(path)
+      return value
+    return dataclasses.replace(array, reader=reader)
+
+  model = hf.open_folder(folder)
+  arrays = {path: watched(path, array) for path, array in model.arrays.items()}
+  hf.write_folder(tmp_path / 'copy', model.config, arrays, max_shard_bytes=1000)
+  assert sorted(read) == sorted(arrays) and len(read) == 61
+
+
+@pytest.mark.parametrize('most, files', [(10**9, 1), (4000, 5), (1, 61)])
+def test_shards(folder, tmp_path, most, files):
+  model = hf.open_folder(folder)
+  hf.write_folder(tmp_path / 'copy', model.config, model.arrays, max_shard_bytes=most)
+  paths = sorted((tmp_path / 'copy').glob('*.safetensors'))
+  assert len(paths) == files
+  shards = [safetensors.numpy.load_file(path) for path in paths]
+  sizes = [sum(array.nbytes for array in shard.values()) for shard in shards]
+  assert all(size <= most or len(shard) == 1 for size, shard in zip(sizes, shards, strict=True))
+  whole = safetensors.numpy.load_file(folder / 'model.safetensors')
+  assert equal(whole, {k: v for shard in shards for k, v in shard.items()}) == 61
+  assert equal(random_params(V11), restore.read_params(
+      tmp_path / 'copy', abstract(V11))[0]) == 61
+  if files > 1:
+    index = json.loads((tmp_path / 'copy' / 'model.safetensors.index.json').read_text())
+    assert index['metadata'] == {'total_size': sum(sizes), 'total_parameters': sum(sizes) // 4}
+    assert [path.name for path in paths] == sorted(set(index['weight_map'].values()))
+    assert paths[0].name == f'model-00001-of-{files:05}.safetensors'
+
+
 def shards_of(folder):
   """Splits model.safetensors in two and writes the index."""
   weights = safetensors.numpy.load_file(folder / 'model.safetensors')
@@ -105,7 +214,7 @@ def write_index(folder, index):
 
 def test_sharded_files(folder):
   write_index(folder, shards_of(folder))
-  read, _ = restore.read_params(folder, abstract_params(T5(config=V11)))
+  read, _ = restore.read_params(folder, abstract(V11))
   assert equal(read, random_params(V11)) == 61
 
 
@@ -121,6 +230,95 @@ def test_index_that_promises_too_much(folder):
   write_index(folder, {**index, 'more.weight': index['shared.weight']})
   with pytest.raises(UserError, match=r'does not hold more\.weight'):
     hf.open_folder(folder)
+
+
+def test_index_without_a_shard(folder):
+  write_index(folder, shards_of(folder))
+  (folder / 'model-00002-of-00002.safetensors').unlink()
+  with pytest.raises(UserError, match=r'model-00002-of-00002\.safetensors'):
+    hf.open_folder(folder)
+
+
+@pytest.mark.parametrize('content', ['{}', '[]', '{"weight_map": []}', '{"weight_map"', '\0'])
+def test_index_that_is_none(folder, content):
+  shards_of(folder)
+  (folder / 'model.safetensors.index.json').write_text(content)
+  with pytest.raises(UserError, match=r'model\.safetensors\.index\.json'):
+    hf.open_folder(folder)
+
+
+FILES = ('config.json', 'model.safetensors', 'tokenizer_config.json', 'spiece.model',
+         'model.safetensors.index.json', 'model-00001-of-00002.safetensors')
+
+
+def linked(folder, name, place, text):
+  """Moves a file to `place` and leaves a link with `text` behind; false where it is not there."""
+  if name.startswith('model-') or name.endswith('.index.json'):
+    write_index(folder, shards_of(folder))
+  elif not (folder / name).exists():
+    (folder / name).write_text('{}')
+  place.parent.mkdir(parents=True, exist_ok=True)
+  (folder / name).rename(place)
+  (folder / name).symlink_to(text)
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_a_link_out_of_the_folder_is_refused(folder, tmp_path, name):
+  linked(folder, name, tmp_path / 'elsewhere', '../elsewhere')
+  with pytest.raises(UserError, match=rf'{name} is a link out of its folder, to .*elsewhere'):
+    hf.open_folder(folder)
+
+
+def test_a_link_inside_of_the_folder_is_followed(folder):
+  linked(folder, 'model.safetensors', folder / 'weights', 'weights')
+  assert len(hf.open_folder(folder).arrays) == 61
+
+
+def test_a_loop_of_links(folder):
+  (folder / 'spiece.model').symlink_to('spiece.model')
+  with pytest.raises(UserError, match=r'Cannot follow .*spiece\.model'):
+    hf.open_folder(folder)
+
+
+BLOB = '0123456789abcdef' * 4
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('blob', [BLOB, BLOB[:40]])
+def test_snapshot_of_the_hub_cache(folder, tmp_path, name, blob):
+  cache = tmp_path / 'models--google--t5'
+  snapshot = cache / 'snapshots' / 'main'
+  snapshot.parent.mkdir(parents=True)
+  folder.rename(snapshot)
+  linked(snapshot, name, cache / 'blobs' / blob, f'../../blobs/{blob}')
+  assert len(hf.open_folder(snapshot).arrays) == 61
+
+
+@pytest.mark.parametrize('home, place, text', [
+    ('snapshots/main', 'blobs/secret', '../../blobs/secret'),  # no hash
+    ('snapshots/main', f'blobs/x/{BLOB}', f'../../blobs/x/{BLOB}'),
+    ('snapshots/main', f'../blobs/{BLOB}', f'../../../blobs/{BLOB}'),
+    ('other/main', f'blobs/{BLOB}', f'../../blobs/{BLOB}'),
+    ('snapshots/a/b', f'snapshots/blobs/{BLOB}', f'../../blobs/{BLOB}'),
+])
+def test_what_is_not_quite_the_hub_cache(folder, tmp_path, home, place, text):
+  cache = tmp_path / 'models--google--t5'
+  (cache / home).parent.mkdir(parents=True)
+  folder.rename(cache / home)
+  linked(cache / home, 'model.safetensors', cache / place, text)
+  with pytest.raises(UserError, match='is a link out of its folder'):
+    hf.open_folder(cache / home)
+
+
+def test_a_blob_that_is_a_link_itself(folder, tmp_path):
+  snapshot = tmp_path / 'm' / 'snapshots' / 'main'
+  snapshot.parent.mkdir(parents=True)
+  folder.rename(snapshot)
+  linked(snapshot, 'model.safetensors', tmp_path / 'elsewhere', f'../../blobs/{BLOB}')
+  (tmp_path / 'm' / 'blobs').mkdir()
+  (tmp_path / 'm' / 'blobs' / BLOB).symlink_to(tmp_path / 'elsewhere')
+  with pytest.raises(UserError, match='is a link out of its folder, to .*elsewhere'):
+    hf.open_folder(snapshot)
 
 
 @pytest.mark.parametrize('name', ['pytorch_model.bin', 'model.pt'])
@@ -139,7 +337,19 @@ def test_no_weights(folder):
 @pytest.mark.parametrize('changes, message', [
     ({'model_type': 'llama'}, "type 'llama'"),
     ({'model_type': None}, 'type None'),
-    ({'feed_forward_proj': 'gated-silu'}, "feed_forward_proj is 'gated-silu'"),
+    ({'feed_forward_proj': 'gated-silu'}, "config.json: .*'silu' .*is 'gated-silu'.*gelu_new"),
+    ({'feed_forward_proj': 'gelu'}, "activation is 'gelu'"),
+    ({'feed_forward_proj': 7}, "activation is '7'"),
+    ({'dense_act_fn': 'silu'}, "activation is 'silu' .*is 'gated-gelu'"),
+    ({'dense_act_fn': ['relu']}, 'activation is'),
+    ({'is_gated_act': False}, 'mlp_activations is .* in the configuration and'),
+    ({'dropout_rate': 2}, r'config\.json: dropout_rate is 2'),
+    ({'layer_norm_epsilon': float('nan')}, r'config\.json: layer_norm_epsilon is nan'),
+    ({'vocab_size': -24}, r'config\.json: vocab_size is -24'),
+    ({'vocab_size': True}, r'config\.json: vocab_size is True'),
+    ({'vocab_size': 25}, 'vocab_size is 25 in the configuration and 24 in the file'),
+    ({'relative_attention_max_distance': 4}, 'must exceed half of the 9 buckets'),
+    ({'relative_attention_num_buckets': 32}, 'is 32 in the configuration and 9 in the file'),
     ({'d_model': '8'}, "config.json: d_model is '8'; it must be a number"),
     ({'num_heads': 4}, 'num_heads is 3 in the file|num_heads is 4 in the configuration'),
     ({'num_decoder_layers': 3}, 'num_decoder_layers is 3 in the configuration and 2'),
@@ -157,6 +367,51 @@ def test_config_that_is_no_json(folder):
     hf.open_folder(folder)
 
 
+@pytest.mark.parametrize('changes, activations', [
+    ({'feed_forward_proj': 'gated-gelu_new'}, ('gelu', 'linear')),
+    ({'feed_forward_proj': 'gated-gelu_pytorch_tanh'}, ('gelu', 'linear')),
+    ({'feed_forward_proj': 'gated-relu'}, ('relu', 'linear')),
+    ({'feed_forward_proj': 'gated-silu', 'dense_act_fn': 'gelu_new'}, ('gelu', 'linear')),
+    ({'dense_act_fn': 'relu'}, ('relu', 'linear')),
+    ({'feed_forward_proj': 'gelu_new', 'is_gated_act': True}, ('gelu', 'linear')),
+    ({'feed_forward_proj': None, 'model_type': 'mt5'}, ('gelu', 'linear')),
+])
+def test_activations(folder, changes, activations):
+  settings(folder, **changes)
+  assert hf.open_folder(folder).config.mlp_activations == activations
+
+
+def test_a_config_that_says_nothing_of_the_shape(folder):
+  (folder / 'config.json').write_text(json.dumps(
+      {'model_type': 't5', 'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False}))
+  config = dataclasses.replace(V11, dropout_rate=0.1)
+  assert hf.open_folder(folder).config == config
+
+
+@pytest.mark.parametrize('dtype', ['int8', 'uint8'])
+def test_quantised_weights_are_refused(folder, dtype):
+  weights = safetensors.numpy.load_file(folder / 'model.safetensors')
+  name = 'encoder.block.0.layer.0.SelfAttention.q.weight'
+  weights[name] = weights[name].astype(dtype)
+  safetensors.numpy.save_file(weights, folder / 'model.safetensors')
+  with pytest.raises(UserError, match=rf'model\.safetensors: {name} is {dtype}: a quantised'):
+    hf.open_folder(folder)
+
+
+def test_a_parameter_that_is_missing_is_named(folder):
+  weights = safetensors.numpy.load_file(folder / 'model.safetensors')
+  del weights['decoder.block.1.layer.2.DenseReluDense.wo.weight']
+  safetensors.numpy.save_file(weights, folder / 'model.safetensors')
+  with pytest.raises(UserError, match=r'does not hold 1 parameters .* decoder/layers_1/mlp/wo/k'):
+    restore.load_backbone(folder)
+
+
+def test_a_position_bias_for_the_first_layer_alone(folder):
+  settings(folder, model_type='umt5')
+  with pytest.raises(UserError, match=r'does not hold 3 .* decoder/layers_1/relpos_bias/rel_emb'):
+    restore.load_backbone(folder)
+
+
 # The head in the four combinations, as transformers 4 and 5 write them (golden README, item 9).
 HEAD = 'decoder/logits_dense/kernel'
 
@@ -170,6 +425,7 @@ def head_of(folder):
     {'tie_word_embeddings': False, 'scale_decoder_outputs': None},  # transformers 4
     {'tie_word_embeddings': True, 'scale_decoder_outputs': False},  # transformers 5
     {'tie_word_embeddings': True, 'scale_decoder_outputs': None, 'model_type': 'mt5'},
+    {'tie_word_embeddings': False, 'scale_decoder_outputs': None, 'model_type': 'mt5'},
 ])
 def test_untied_head_is_read_as_it_is(folder, changes):
   settings(folder, **changes)
@@ -191,7 +447,7 @@ def test_tied_head_is_absent(tmp_path, changes, copies):
   settings(tmp_path, **changes)
   model = hf.open_folder(tmp_path)
   assert HEAD not in model.arrays and model.config == V10
-  _, report = restore.read_params(model, abstract_params(T5(config=V10)))
+  _, report = restore.read_params(model, abstract(V10))
   assert not report.unused
 
 
@@ -236,8 +492,16 @@ def test_vocabularies(folder, tmp_path):
   assert hf.open_folder(tmp_path / 'c').vocabulary == 'bytes'
 
 
+@pytest.mark.parametrize('extra_ids', [-1, 25, 10**12, 1.5, '100'])
+def test_sentinels_that_do_not_fit(folder, extra_ids):
+  (folder / 'spiece.model').write_bytes(b'x')
+  (folder / 'tokenizer_config.json').write_text(json.dumps({'extra_ids': extra_ids}))
+  with pytest.raises(UserError, match=r'tokenizer_config\.json: extra_ids is .* the 24 rows'):
+    hf.open_folder(folder)
+
+
 def test_parameters_on_a_device_are_written(tmp_path):
   params = random_params(V10, dtype=ml_dtypes.bfloat16)
   hf.write_folder(tmp_path, V10, jax.device_put(params))
-  read, _ = restore.read_params(tmp_path, abstract_params(T5(config=V10)), param_dtype='bfloat16')
+  read, _ = restore.read_params(tmp_path, abstract(V10), param_dtype='bfloat16')
   assert equal(read, params) == 39

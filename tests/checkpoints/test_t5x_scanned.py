@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import tensorstore
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import restore, scanned, t5x, t5x_writer, zarr_array
@@ -158,16 +159,22 @@ def test_one_stack_at_a_time_waits_in_memory(params, tmp_path, reads):
   assert 25 < len(reads) <= 3 * 10 + 2 * 15
 
 
-def test_a_layer_with_chunks_of_its_own_is_read_alone(params, tmp_path, reads, monkeypatch):
-  monkeypatch.setattr(t5x_writer, '_chunks', lambda shape, itemsize: [
-      1 if axis == 1 else n for axis, n in enumerate(shape)])
-  folder = t5x_writer.write_checkpoint(tmp_path, stack(params))
-  # Every other layer's chunk is gone: it must not be needed.
-  for lost in ('0.0.0', '0.2.0'):
-    (folder / 'target.encoder.encoder.mlp.wi_0.kernel' / lost).unlink()
+def test_a_layer_with_chunks_of_its_own_is_read_alone(params, tmp_path, reads):
+  stacked = stack(params)
+  folder = t5x_writer.write_checkpoint(tmp_path, stacked)
+  kernel = folder / 'target.encoder.encoder.mlp.wi_0.kernel'
+  tensorstore.open({
+      'driver': 'zarr', 'kvstore': {'driver': 'file', 'path': f'{kernel}/'}, 'dtype': 'float32',
+      'metadata': {'shape': [16, 3, 24], 'chunks': [16, 1, 24], 'compressor': {'id': 'gzip'}},
+  }, create=True, delete_existing=True).result().write(
+      stacked['encoder/encoder/mlp/wi_0/kernel']).result()
+  for other in ('0.0.0', '0.2.0'):
+    (kernel / other).write_bytes(b'not gzip, should it be read' * 10)
   value = kernels(tmp_path)[1].read()
   assert value.tobytes() == params['encoder/layers_1/mlp/wi_0/kernel'].tobytes()
   assert reads == [(1, 2)]
+  with pytest.raises(UserError, match='wi_0/kernel., layer 2'):
+    kernels(tmp_path)[2].read()
 
 
 def test_layers_inside_the_index(params, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ prompt's path with dots.
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import pathlib
@@ -120,15 +121,18 @@ def _write_array(folder, name, array) -> dict:
   host = _host(array)
   if host.dtype.name not in DTYPES:
     raise UserError(f'{name} has dtype {host.dtype}; a T5X checkpoint holds {list(DTYPES)}.')
-  inside = name.replace('/', '.') + '/'
+  inside, chunks = name.replace('/', '.') + '/', _chunks(host.shape, host.itemsize)
   spec = {
       'driver': 'zarr', 'dtype': host.dtype.name, 'kvstore': {'driver': 'file', 'path': inside},
-      'metadata': {'chunks': _chunks(host.shape, host.itemsize), 'compressor': None,
-                   'shape': list(host.shape)}}
+      'metadata': {'chunks': chunks, 'compressor': None, 'shape': list(host.shape)}}
   place = {'driver': 'file', 'path': f'{folder}/{inside}'}
   try:
     store = ts.open({**spec, 'kvstore': place}, create=True, open=False).result()
-    store.write(host).result()
+    # One chunk at a time: of a whole array tensorstore takes a copy.
+    for corner in itertools.product(*map(range, [0] * host.ndim, host.shape, chunks)):
+      part = tuple(slice(start, start + size)
+                   for start, size in zip(corner, chunks, strict=True))
+      store[part].write(host[part]).result()
   except Exception as error:  # tensorstore's errors have no common class
     raise UserError(f'Cannot write {name} into {folder.parent}: {error}. Give a folder that can be '
                     'written and has room.') from error

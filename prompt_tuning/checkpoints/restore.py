@@ -116,7 +116,8 @@ def fingerprint(model: StoredModel) -> str:
   expected = params_lib.flatten(abstract_params(T5(config=model.config)))
   check(model, expected)
   return params_lib.fingerprint_leaves(
-      (path, jnp.asarray(model.arrays[path].read('bfloat16'))) for path in expected)
+      (path, jnp.asarray(array.read('bfloat16')))
+      for path, array in model.arrays.items() if path in expected)
 
 
 def read_params(

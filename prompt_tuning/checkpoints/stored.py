@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from typing import BinaryIO
 
+import flax.traverse_util
 import ml_dtypes
 import numpy as np
 
@@ -102,7 +103,8 @@ def from_params(params) -> dict[str, StoredArray]:
     params: nested dict, or {path: leaf}, of arrays or StoredArrays; layers may be stacked.
   """
   arrays = {}
-  for path, leaf in params_lib.flatten(params).items():
+  # Not sorted: readers yield their parameters in the order that is cheap to read.
+  for path, leaf in flax.traverse_util.flatten_dict(dict(params), sep='/').items():
     names = params_lib.disk_paths(path, leaf.shape[0] if leaf.shape else 0)
     for i, name in enumerate(names):
       index = () if names == [path] else (i,)

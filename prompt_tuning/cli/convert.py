@@ -165,7 +165,9 @@ def convert_model(file_format: str, output: pathlib.Path, model: StoredModel,
   restore.open_vocabulary(vocabulary, model, model.config)  # one that does not fit is refused
   report = check_model(model)
   log.log(logging.WARNING if report.unused else logging.INFO, '%s: %s', model.source, report)
-  arrays = {path: model.arrays[path] for path in report.kept}
+  kept = set(report.kept)
+  # In the file's order: layers that lie in one array are cheap to read one after another.
+  arrays = {path: array for path, array in model.arrays.items() if path in kept}
   if prompt is not None:
     arrays = fit(file_format, prompt.methods, {**arrays, **prompt.leaves})
   write_model(file_format, output, model.config, arrays, step=model.step or 0,

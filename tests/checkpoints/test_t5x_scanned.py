@@ -6,7 +6,7 @@ import pytest
 import tensorstore
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import restore, scanned, t5x, t5x_writer, zarr_array
+from prompt_tuning.checkpoints import hf, restore, scanned, t5x, t5x_writer, zarr_array
 from prompt_tuning.checkpoints.stored import from_memory
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
@@ -149,6 +149,18 @@ def test_layers_that_share_chunks_are_read_together(params, tmp_path, reads, mon
   for array, i in zip(reversed(kernels(tmp_path)), (2, 1, 0), strict=True):
     assert array.read().tobytes() == params[f'encoder/layers_{i}/mlp/wi_0/kernel'].tobytes()
   assert reads == [(2, 3), (1, 3), (0, 2)]
+
+
+def test_conversion_reads_each_stack_once(params, tmp_path, reads):
+  t5x_writer.write_checkpoint(tmp_path / 't5x', stack(params))
+  model = t5x.open_checkpoint(tmp_path / 't5x')
+  restore.fingerprint(model)
+  assert len(reads) == 25
+  hf.write_folder(tmp_path / 'hf', model.config, model.arrays)
+  assert len(reads) == 50
+  written = hf.open_folder(tmp_path / 'hf').arrays
+  bias = 'encoder/layers_2/relpos_bias/rel_embedding'
+  assert written[bias].read().tobytes() == params[bias].tobytes()
 
 
 def test_one_stack_at_a_time_waits_in_memory(params, tmp_path, reads):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.data import cache as cache_lib
-from prompt_tuning.data import loader
+from prompt_tuning.data import loader, overlap
 from prompt_tuning.data.task import Task
 from prompt_tuning.data.tasks import local_text
 from prompt_tuning.errors import UserError
@@ -64,6 +64,18 @@ def check_split(task: Task, split: str):
     raise UserError(f'There is no {split!r} split: give {name} of the task.' if name else
                     f'There is no {split!r} split; there are: {", ".join(task.splits)}.')
   task.check_split(split)
+
+
+def check_examples(task: Task, train_split: str | None, eval_split: str | None):
+  """Reads a user's files to the end before a model is loaded: broken rows, overlap of the splits.
+
+  Args:
+    task: the task; examples that are not files of the user's are left alone.
+    train_split: None where nothing is trained.
+    eval_split: None where nothing is evaluated.
+  """
+  if getattr(task.source, 'of_files', False):
+    overlap.check_examples(task, train_split, eval_split)
 
 
 def cache(config: DataConfig, split: str, vocabulary, folder: str | None) -> cache_lib.Cache:

@@ -48,7 +48,9 @@ def main(flags):
 
 def run(config: EvalConfig) -> dict[str, float]:
   """Evaluates once; writes predictions.jsonl and metrics.json where there is a place for them."""
-  data_lib.check_split(config.data.task, config.split or config.data.task.eval_split)
+  split = config.split or config.data.task.eval_split
+  data_lib.check_split(config.data.task, split)
+  data_lib.check_examples(config.data.task, None, split)
   data_lib.check_labels(config.data.task, config.rank_labels)
   model, params = past_run.load(config)
   output = _output_folder(config)

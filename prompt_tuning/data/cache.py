@@ -6,11 +6,11 @@ fields as JSON, for evaluation), `lengths.npy` [N, 2] and `info.json`. Its name 
 that decides its content. It is written under a temporary name and renamed when complete.
 """
 
+import array
 import dataclasses
 import functools
 import hashlib
 import inspect
-import itertools
 import json
 import logging
 import os
@@ -29,7 +29,8 @@ from prompt_tuning.vocabulary import EOS_ID, Vocabulary
 log = logging.getLogger(__name__)
 
 _VERSION = 1  # of the file layout and of tokenisation; part of every key
-_CHUNK = 2048  # examples tokenised in one call
+_CHUNK = 2048  # examples tokenised in one call, at most
+_CHUNK_CHARACTERS = 2**22  # and characters of them, at about which a call ends
 _WRITER_OPTIONS = 'group_size:1'  # one record a group: random access reads nothing else
 FEATURES = ('inputs', 'targets')
 
@@ -40,7 +41,8 @@ class Cache:
 
   Attributes:
     path: its folder.
-    info: what info.json holds: key parts, number of examples, truncation counts.
+    info: what info.json holds: key parts, number of examples, how many were truncated or
+      empty.
     lengths: [N, 2] int32, number of input and of target tokens, end of sequence included.
   """
   path: str
@@ -107,7 +109,7 @@ def build(
   """
   _check_lengths(lengths)
   _check_vocabulary(task, vocabulary)
-  check_labels(task, vocabulary)
+  check_labels(task, vocabulary, lengths.get('targets'))
   task.check_split(split)
   if hasattr(task.source, 'at_lengths'):
     task = _with_lengths_if_needed(task, split, lengths)
@@ -186,27 +188,32 @@ def tokenize(
   """
   for chunk in _chunks(task.examples(split)):
     columns = {}
-    for feature in (*FEATURES, 'text'):
+    for feature in FEATURES if task.objective is None else (*FEATURES, 'text'):
       texts = [ex[feature] for _, ex in chunk if isinstance(ex.get(feature), str)]
       columns[feature] = iter(vocabulary.encode_batch(texts) if texts else ())
     for example_id, example in chunk:
-      if task.objective is not None and 'text' in example:
+      if task.objective is None:
+        yield example_id, example, *(_ids(example, f, columns[f]) for f in FEATURES)
+      elif 'text' in example:
         ids = np.asarray(next(columns['text']), np.int32)
         rng = np.random.default_rng(_seed(task.objective.seed, example_id))
         pairs = task.objective(ids, vocabulary, lengths, rng)
         for k, (inputs, targets) in enumerate(pairs):
           yield f'{example_id}.{k}', example, inputs, targets
       else:
-        if isinstance(example.get('text'), str):
-          next(columns['text'])
         yield example_id, example, *(_ids(example, f, columns[f]) for f in FEATURES)
 
 
-def check_labels(task: Task, vocabulary: Vocabulary):
+def check_labels(task: Task, vocabulary: Vocabulary, length: int | None = None):
   """Checks that the vocabulary can write and tell apart a task's labels.
 
+  Args:
+    task: the task.
+    vocabulary: of the backbone.
+    length: most tokens of a target, end of sequence included.
+
   Raises:
-    UserError: a label gives no tokens, or two give the same.
+    UserError: a label gives no tokens or too many, or two give the same.
   """
   seen: dict[tuple[int, ...], str] = {}
   for label in task.labels or ():
@@ -215,6 +222,10 @@ def check_labels(task: Task, vocabulary: Vocabulary):
       raise UserError(
           f'Label {label!r} of task {task.name!r} gives no tokens with this vocabulary; choose '
           'another text in CLASS_LABELS.')
+    if length is not None and len(ids) >= length:
+      raise UserError(
+          f'Label {label!r} of task {task.name!r} is {len(ids) + 1} tokens with its end of '
+          f'sequence; TASK_FEATURE_LENGTHS cuts targets to {length}: give {len(ids) + 1} or more.')
     if ids in seen:
       raise UserError(
           f'Labels {seen[ids]!r} and {label!r} of task {task.name!r} are the same tokens with this '
@@ -242,7 +253,15 @@ def _seed(seed: int, example_id: str) -> list[int]:
 
 
 def _chunks(examples: Iterator) -> Iterator[list]:
-  while chunk := list(itertools.islice(examples, _CHUNK)):
+  """Lists of examples, few of them where texts are long."""
+  chunk, characters = [], 0
+  for example_id, example in examples:
+    chunk.append((example_id, example))
+    characters += sum(len(value) for value in example.values() if isinstance(value, str))
+    if len(chunk) == _CHUNK or characters > _CHUNK_CHARACTERS:
+      yield chunk
+      chunk, characters = [], 0
+  if chunk:
     yield chunk
 
 
@@ -256,13 +275,12 @@ def _write(task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str,
     raise UserError(
         f'The cache folder {path.parent} cannot be written: {error.strerror}.') from None
   try:
-    rows, truncated = _write_records(task, split, vocabulary, lengths, folder)
+    rows, found = _write_records(task, split, vocabulary, lengths, folder)
     if not len(rows):
       raise UserError(
           f'Split {split!r} of task {task.name!r} gives no examples; nothing can be done with it.')
     np.save(folder / 'lengths.npy', rows)
-    info = {'task': task.name, 'split': split, 'examples': len(rows), 'truncated': truncated,
-            'key': parts}
+    info = {'task': task.name, 'split': split, 'examples': len(rows), **found, 'key': parts}
     (folder / 'info.json').write_text(json.dumps(info, indent=2, sort_keys=True))
     _publish(folder, path)
   finally:
@@ -289,10 +307,10 @@ def _publish(folder: pathlib.Path, path: pathlib.Path):
 def _write_records(
     task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
     folder: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-  """Writes both record files; returns lengths [N, 2] and what was cut."""
+  """Writes both record files; returns lengths [N, 2] and what was cut and what was empty."""
   from array_record.python.array_record_module import ArrayRecordWriter
-  rows = []
-  untrimmed = []
+  rows, untrimmed = array.array('i'), array.array('q')  # lists would take as much as short texts
+  empty = {}
   writers = {name: ArrayRecordWriter(str(folder / f'{name}.array_record'), _WRITER_OPTIONS)
              for name in ('tokens', 'texts')}
   try:
@@ -301,8 +319,12 @@ def _write_records(
       ended = [ids if _is_ids(example.get(f)) else np.append(ids, np.int32(EOS_ID))
                for ids, f in zip(pair, FEATURES, strict=True)]
       inputs, targets = (_trim(ids, lengths.get(f)) for ids, f in zip(ended, FEATURES, strict=True))
-      rows.append((len(inputs), len(targets)))
-      untrimmed.append([len(ids) for ids in ended])
+      rows.extend((len(inputs), len(targets)))
+      untrimmed.extend(len(ids) for ids in ended)
+      for feature, ids in zip(FEATURES, pair, strict=True):
+        if not len(ids):
+          count, first = empty.get(feature, (0, task.source.where(split, example_id)))
+          empty[feature] = count + 1, first
       head = np.asarray([len(inputs)], np.int32)
       writers['tokens'].write(np.concatenate([head, inputs, targets]).tobytes())
       writers['texts'].write(_text_record(example_id, example, pair, vocabulary))
@@ -310,7 +332,8 @@ def _write_records(
     for writer in writers.values():
       writer.close()
   kept = np.asarray(rows, np.int32).reshape(-1, 2)
-  return kept, _truncation(kept, np.asarray(untrimmed, np.int64).reshape(-1, 2))
+  truncated = _truncation(kept, np.asarray(untrimmed, np.int64).reshape(-1, 2))
+  return kept, {'truncated': truncated, 'empty': empty}
 
 
 def _trim(ids: np.ndarray, length: int | None) -> np.ndarray:
@@ -364,6 +387,9 @@ def _report(cache: Cache, name: str, split: str):
           '%s %s: %d of %d %s were cut to %d tokens (%d tokens lost; the longest had %d). Raise '
           'TASK_FEATURE_LENGTHS to keep them.', name, split, cut['examples'], len(cache), feature,
           cache.info['key']['lengths'][feature], cut['tokens'], cut['longest'])
+  for feature, (count, first) in cache.info.get('empty', {}).items():
+    log.warning('%s %s: %d of %d %s give no tokens (the first: %s). Mend or leave out these rows.',
+                name, split, count, len(cache), feature, first)
 
 
 def _with_lengths_if_needed(

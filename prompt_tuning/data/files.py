@@ -1,60 +1,74 @@
-"""Rows of one JSONL, JSON, TSV or CSV file, each with its line number.
+"""Rows of one JSONL, JSON, TSV or CSV file, each with the place where it begins.
 
-A byte order mark, CRLF line ends and gzip are read as they come. Whatever else is wrong with a file
-ends in a UserError that begins with `file:line`.
+A byte order mark, CRLF line ends and gzip are read as they come; blank lines are left out. Whatever
+else is wrong with a file ends in a UserError that begins with `file:line`. A file is read as it is
+used: one row is in memory, whatever its size.
 """
 
+import collections
 import csv
 import difflib
-import gzip
+import functools
 import hashlib
-import json
+import itertools
+import logging
 import os
 import pathlib
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
-from prompt_tuning.errors import UserError
+from prompt_tuning.data import json_rows
+from prompt_tuning.data import lines as lines_lib
+from prompt_tuning.errors import UserError, excerpt, listed
+
+log = logging.getLogger(__name__)
 
 FORMATS = ('jsonl', 'json', 'tsv', 'csv')
 _FORMAT_OF_SUFFIX = {
     '.jsonl': 'jsonl', '.ndjson': 'jsonl', '.json': 'json', '.tsv': 'tsv', '.txt': 'tsv',
     '.csv': 'csv'}
-_MAX_CSV_FIELD = 2**24  # the standard library stops at 128 KiB, less than a long document
+_DELIMITERS = {'a tab': '\t', 'a comma': ',', 'a semicolon': ';'}
 
 Row = dict[str, Any]
 
 
 def read_rows(
     path: str | os.PathLike, file_format: str | None = None, skip_short_rows: bool = False,
-) -> Iterator[tuple[int, Row]]:
-  """Yields (line number from 1, row) of a file.
+) -> Iterator[tuple[str, Row]]:
+  """Yields (place, row) of a file.
+
+  A place is unique: the number of the line, from 1; in a JSON list `line:column`, since many rows
+  may stand on one line.
 
   Args:
     path: the file; a last suffix `.gz` is unpacked.
-    file_format: one of FORMATS; None reads it off the suffix. TSV has no quoting, CSV the standard
-      one; both begin with a line of column names.
+    file_format: one of FORMATS; None reads it off the suffix. TSV has no quoting, as GLUE is
+      published, and so no tabs or line ends in a text; CSV has the standard one (RFC 4180). Both
+      begin with a line of column names.
     skip_short_rows: leave out TSV rows with too few columns (a few published files have some).
 
   Raises:
-    UserError: no such file, broken gzip, invalid UTF-8, broken JSON or CSV, a row that does not
-      have the header's columns, a file without rows.
+    UserError: no such file, broken gzip, invalid UTF-8, a NUL, broken JSON or CSV, a row that does
+      not have the header's columns, a row of more than lines.MAX_ROW characters, a file without
+      rows.
   """
   path = os.fspath(path)
   check_file(path)
-  readers = {'jsonl': _jsonl, 'json': _json, 'tsv': _tsv, 'csv': _csv}
-  rows = readers[file_format or format_of(path)](path)
-  count = 0
-  for line, row in rows:
-    if row is None:
-      if not skip_short_rows:
-        raise UserError(f'{path}:{line}: this row has fewer columns than the first line names.')
-      continue
-    count += 1
-    yield line, row
-  if not count:
-    raise UserError(f'{path} holds no rows. Give a file with at least one example.')
+  readers = {'jsonl': _jsonl, 'json': _json, 'csv': _csv,
+             'tsv': functools.partial(_tsv, skip_short_rows=skip_short_rows)}
+  file_format = file_format or format_of(path)
+  if file_format not in readers:
+    raise UserError(f'{path}: the file format {file_format!r} is not known; there are '
+                    f'{", ".join(FORMATS)}.')
+  with lines_lib.opened(path) as file:
+    rows = readers[file_format](file, path)
+    first = next(rows, None)
+    if first is None:
+      header = 'after the line of column names' if file_format in ('tsv', 'csv') else 'in it'
+      raise UserError(f'{path}: expected rows, found nothing {header}: it holds no rows. Give a '
+                      'file with at least one example.')
+    yield first
+    yield from rows
 
 
 def format_of(path: str) -> str:
@@ -71,9 +85,13 @@ def format_of(path: str) -> str:
 
 def content_hash(path: str | os.PathLike) -> str:
   """sha256 (hex) of a file's bytes."""
-  check_file(os.fspath(path))
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
+  path = os.fspath(path)
+  check_file(path)
+  try:
+    with open(path, 'rb') as f:
+      return hashlib.file_digest(f, 'sha256').hexdigest()
+  except OSError as error:
+    raise UserError(f'{path}: cannot be read: {error.strerror or error}.') from None
 
 
 def check_file(path: str):
@@ -83,6 +101,8 @@ def check_file(path: str):
   folder = os.path.dirname(path) or '.'
   if os.path.isdir(path):
     raise UserError(f'{path} is a folder; give the path of one file.')
+  if os.path.exists(path):
+    raise UserError(f'{path} is a pipe or a device; give a file, which is read more than once.')
   if not os.path.isdir(folder):
     raise UserError(f'There is no file {path!r}: its folder does not exist.')
   near = difflib.get_close_matches(os.path.basename(path), os.listdir(folder), n=3, cutoff=0.5)
@@ -90,114 +110,101 @@ def check_file(path: str):
   raise UserError(f'There is no file {path!r}.{hint}')
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
-  """Yields (line number, decoded line with its line end)."""
-  number = 0
-  try:
-    with (gzip.open(path, 'rb') if path.endswith('.gz') else open(path, 'rb')) as f:
-      for number, line in enumerate(f, 1):
-        if number == 1:
-          line = line.removeprefix(b'\xef\xbb\xbf')
-        try:
-          yield number, line.decode('utf-8')
-        except UnicodeDecodeError as error:
-          raise UserError(
-              f'{path}:{number}: byte {line[error.start]:#04x} at position {error.start} is not '
-              'UTF-8. Save the file as UTF-8 (iconv -t utf-8).') from None
-  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-    raise UserError(f'{path}: the gzip file is broken after line {number}: {error}') from None
-  except OSError as error:
-    raise UserError(f'{path}: cannot be read: {error.strerror or error}') from None
+def _jsonl(file, path: str) -> Iterator[tuple[str, Row]]:
+  return json_rows.in_lines(lines_lib.lines(file, path), path)
 
 
-def _jsonl(path: str) -> Iterator[tuple[int, Row]]:
-  for number, line in _lines(path):
-    if line.strip():
-      yield number, _json_object(_parse_json(line, path, number), path, number, line)
-
-
-def _json(path: str) -> Iterator[tuple[int, Row]]:
+def _json(file, path: str) -> Iterator[tuple[str, Row]]:
   """A list of objects; or JSON lines in a file that is called .json, as many are."""
-  first = next((line for _, line in _lines(path) if line.strip()), '')
-  if not first.lstrip().startswith('['):
-    yield from _jsonl(path)
-    return
-  text = ''.join(line for _, line in _lines(path))
-  rows = _parse_json(text, path, None)
-  for number, row in enumerate(rows, 1):
-    yield number, _json_object(row, path, number, repr(row))
+  pieces = lines_lib.pieces(file, path)
+  start = ''
+  while not start.strip() and (piece := next(pieces, '')):
+    start += piece
+    if len(start) > lines_lib.MAX_ROW:
+      raise lines_lib.too_long(path, 1)
+  pieces = itertools.chain([start], pieces)
+  if start.lstrip().startswith('['):
+    return json_rows.in_list(pieces, path)
+  return json_rows.in_lines(lines_lib.split(pieces, path), path)
 
 
-def _parse_json(text: str, path: str, number: int | None) -> Any:
-  try:
-    value = json.loads(text)
-    if '\\u' in text:  # an escaped half of a surrogate pair is no text; found before it is used
-      json.dumps(value, ensure_ascii=False).encode('utf-8')
-    return value
-  except json.JSONDecodeError as error:
-    where = error.lineno if number is None else number
-    raise UserError(
-        f'{path}:{where}: not valid JSON: {error.msg} at column {error.colno}: '
-        f'{_excerpt(text)}. Expected one JSON object on each line.') from None
-  except UnicodeEncodeError:
-    raise UserError(
-        f'{path}:{number or 1}: holds half of a surrogate pair (\\ud800 to \\udfff), which is no '
-        'character.') from None
-
-
-def _json_object(value: Any, path: str, number: int, text: str) -> Row:
-  if not isinstance(value, dict):
-    raise UserError(
-        f'{path}:{number}: expected a JSON object such as {{"text": "...", "label": "..."}}, '
-        f'found {_excerpt(text)}.')
-  return value
-
-
-def _tsv(path: str) -> Iterator[tuple[int, Row | None]]:
-  columns = None
-  for number, line in _lines(path):
-    line = line.removesuffix('\n').removesuffix('\r')
-    if columns is None:
-      columns = _header(line.split('\t'), path, number)
+def _tsv(file, path: str, skip_short_rows: bool) -> Iterator[tuple[str, Row]]:
+  numbered = lines_lib.lines(file, path)
+  columns = []
+  skipped = 0
+  for number, line in numbered:
+    line = line.removesuffix('\r')
+    if '\r' in line:
+      raise UserError(
+          f'{path}:{number}: a carriage return inside a line, near '
+          f'{excerpt(line[max(line.index(chr(13)) - 30, 0):][:60])}. Expected line feeds as line '
+          'ends (Unix or Windows); a TSV text cannot hold a line end, a CSV text in quotes can.')
+    if not columns:
+      columns = _header(line.split('\t'), path, number, '\t') if line else []
     elif line:
-      yield number, _table_row(columns, line.split('\t'), path, number)
+      values = line.split('\t')
+      if len(values) == len(columns):
+        yield str(number), dict(zip(columns, values, strict=True))
+      elif skip_short_rows and len(values) < len(columns):
+        skipped += 1
+      else:
+        raise _ragged(values, columns, path, number,
+                      ' TSV has no quoting: each tab begins a column.')
+  if skipped:
+    log.warning('%s: %d rows with fewer columns than the first line names were left out.', path,
+                skipped)
 
 
-def _csv(path: str) -> Iterator[tuple[int, Row | None]]:
-  csv.field_size_limit(_MAX_CSV_FIELD)
-  reader = csv.reader((line for _, line in _lines(path)), strict=True)
-  columns = None
+def _csv(file, path: str) -> Iterator[tuple[str, Row]]:
+  csv.field_size_limit(lines_lib.MAX_ROW)  # else 128 KiB, less than a long document
+  reader = csv.reader((f'{line}\n' for _, line in lines_lib.lines(file, path)), strict=True)
+  columns = []
+  number = 1
   try:
     for values in reader:
-      if columns is None:
-        columns = _header(values, path, reader.line_num)
+      if len(values) == len(columns):
+        if columns:
+          yield str(number), dict(zip(columns, values, strict=True))
+      elif not columns:
+        columns = _header(values, path, number, ',')
       elif values:
-        yield reader.line_num, _table_row(columns, values, path, reader.line_num)
+        raise _ragged(values, columns, path, number)
+      number = reader.line_num + 1
   except csv.Error as error:
-    raise UserError(
-        f'{path}:{reader.line_num}: not valid CSV: {error}. Fields that hold quotes, commas or '
-        'line ends have to be quoted with ", and a quote inside is doubled.') from None
+    raise _broken_csv(str(error), path, number) from None
 
 
-def _header(columns: list[str], path: str, number: int) -> list[str]:
-  repeated = sorted({c for c in columns if columns.count(c) > 1})
+def _broken_csv(message: str, path: str, number: int) -> UserError:
+  if 'field larger' in message:
+    return lines_lib.too_long(path, number)
+  hint = ('A field that holds quotes, commas or line ends has to stand in quotes ("), with each '
+          'quote inside doubled.')
+  if 'new-line character' in message:
+    message = 'a carriage return inside a line (old Mac line ends?)'
+    hint = 'Expected line feeds as line ends (Unix or Windows).'
+  elif 'unexpected end' in message:
+    message = 'a quote that opens in this row is never closed'
+  return UserError(f'{path}:{number}: the row that begins here is not valid CSV: {message}. {hint}')
+
+
+def _header(columns: list[str], path: str, number: int, delimiter: str) -> list[str]:
+  repeated = [name for name, times in collections.Counter(columns).items() if times > 1]
   if repeated:
     raise UserError(
         f'{path}:{number}: the first line has to name the columns, each once; it repeats '
-        f'{", ".join(map(repr, repeated))}.')
+        f'{listed(repeated)}.')
+  if len(columns) == 1:
+    for name, other in _DELIMITERS.items():
+      if other != delimiter and other in columns[0]:
+        raise UserError(
+            f'{path}:{number}: the first line names one column, {excerpt(columns[0])}: it seems '
+            f'divided by {name}. TSV files (.tsv, .txt) are divided by tabs, CSV files (.csv) by '
+            'commas.')
   return columns
 
 
-def _table_row(columns: list[str], values: list[str], path: str, number: int) -> Row | None:
-  if len(values) < len(columns):
-    return None
-  if len(values) > len(columns):
-    raise UserError(
-        f'{path}:{number}: this row has {len(values)} columns, the first line names '
-        f'{len(columns)}: {", ".join(columns)}.')
-  return dict(zip(columns, values, strict=True))
-
-
-def _excerpt(text: str, size: int = 60) -> str:
-  text = text.strip()
-  return repr(text if len(text) <= size else text[:size] + '...')
+def _ragged(values: list, columns: list, path: str, number: int, hint: str = '') -> UserError:
+  many = 'more' if len(values) > len(columns) else 'fewer'
+  return UserError(
+      f'{path}:{number}: this row has {many} columns than the first line names: found '
+      f'{len(values)}, expected {len(columns)}: {listed(columns)}.{hint}')

@@ -4,14 +4,17 @@ All are frozen dataclasses: their fields are what the cache is keyed by.
 """
 
 import dataclasses
+import difflib
 import functools
+import math
+import re
 import string
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from prompt_tuning.errors import UserError
+from prompt_tuning.errors import UserError, excerpt, listed
 from prompt_tuning.vocabulary import Vocabulary
 
 Example = Mapping[str, Any]
@@ -49,8 +52,11 @@ class Template:
   Attributes:
     template: text with `{field}`; a literal brace is doubled.
     target_field: field of the target.
-    class_labels: value -> label text, as pairs; None for free text. Where values and labels are
-      the same, the number of a class (from 0) also means that class.
+    class_labels: value -> label text, as pairs; None for free text. A field's value is compared
+      as text first; then as a whole number (1, 1.0 and '1.0' are '1'), and true and false in any
+      case. Where values and labels are the same and none is a number, the number of a class (from
+      0) also means that class. A boolean is never the number of a class: that `true` is the second
+      label would be a guess.
     required_target: without it, an example without the target field gets an empty target
       (inference).
   """
@@ -83,12 +89,18 @@ class Template:
         for literal, field in self._parts)
     if self.target_field not in example and not self.required_target:
       return [{'inputs': inputs, 'targets': ''}]
-    value = self._text(example, self.target_field, 'TARGET_FIELD')
-    return [{'inputs': inputs, 'targets': self._label(value) if self.class_labels else value}]
+    target = self._text(example, self.target_field, 'TARGET_FIELD')
+    if self.class_labels is not None:
+      target = self._known.get(target) or self._label(example[self.target_field], target)
+    return [{'inputs': inputs, 'targets': target}]
 
-  @property
+  @functools.cached_property
+  def _known(self) -> dict[str, str]:
+    return dict(self.class_labels)
+
+  @functools.cached_property
   def _numbers_allowed(self) -> bool:
-    return all(value == label for value, label in self.class_labels)
+    return all(value == label and whole_number(value) is None for value, label in self.class_labels)
 
   @functools.cached_property
   def _parts(self) -> list[tuple[str, str | None]]:
@@ -108,32 +120,58 @@ class Template:
     if field not in example:
       raise UserError(
           f'{what} names the field {field!r}, which this example does not have; its fields are '
-          f'{", ".join(map(repr, example))}.')
+          f'{listed(example)}.')
     return text_of(example[field], field)
 
-  def _label(self, value: str) -> str:
-    known = dict(self.class_labels)
-    if value in known:
-      return known[value]
-    if self._numbers_allowed and value.isascii() and value.isdecimal():
-      if int(value) < len(known):
-        return self.class_labels[int(value)][1]
+  def _label(self, value: Any, text: str) -> str:
+    """Label of a value that is not written as in CLASS_LABELS."""
+    number = whole_number(value)
+    if number in self._known:
+      return self._known[number]
+    if number is not None and self._numbers_allowed and 0 <= int(number) < len(self._known):
+      return self.class_labels[int(number)][1]
+    if text.lower() in _BOOLEANS:
+      for name, label in self.class_labels:
+        if name.lower() == text.lower():
+          return label
+    near = difflib.get_close_matches(text[:100], self._known, n=1)
+    hint = f' Did you mean {excerpt(near[0])}?' if near else ''
+    if isinstance(value, bool):
+      hint = ' For true and false give CLASS_LABELS as a mapping: {False: ..., True: ...}.'
     raise UserError(
-        f'field {self.target_field!r} is {value!r}, which is none of CLASS_LABELS: '
-        f'{", ".join(map(repr, known))}.')
+        f'field {self.target_field!r} is {excerpt(text)}, which is none of CLASS_LABELS: '
+        f'{listed(self._known)}.{hint}')
+
+
+_BOOLEANS = ('true', 'false')
+_WHOLE = re.compile(r'(-?(?:0|[1-9][0-9]{0,17}))(?:\.0*)?')
+
+
+def whole_number(value: Any) -> str | None:
+  """Decimal digits of a whole number: of 3, 3.0, '3' and '3.0' alike. None for all else."""
+  if isinstance(value, bool):
+    return None
+  if isinstance(value, int):
+    return str(value)
+  if isinstance(value, float):
+    return str(int(value)) if value.is_integer() else None
+  found = _WHOLE.fullmatch(value)
+  return found and found[1]
 
 
 def text_of(value: Any, field: str) -> str:
   """Text of a field's value; a boolean reads as JSON writes it.
 
   Raises:
-    UserError: the value is null or has parts.
+    UserError: the value is null, has parts or is beyond the range of numbers.
   """
+  if isinstance(value, str):
+    return value
   if isinstance(value, bool):
     return 'true' if value else 'false'
-  if isinstance(value, str | int | float):
+  if isinstance(value, int | float) and math.isfinite(value):
     return str(value)
-  raise UserError(f'field {field!r} is {value!r}; text or a number is needed.')
+  raise UserError(f'field {field!r} is {excerpt(value)}; text or a number is needed.')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

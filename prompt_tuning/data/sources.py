@@ -7,23 +7,26 @@ content, which the cache is keyed by.
 import abc
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from prompt_tuning.data import files
-from prompt_tuning.errors import UserError
+from prompt_tuning.errors import UserError, excerpt, listed
 
 log = logging.getLogger(__name__)
 
 Example = Mapping[str, Any]
 Rows = Iterator[tuple[str, Example]]
 
+_NUMBER = re.compile(r'-?[0-9]{1,18}')
 NO_LABEL = -1  # class id of the examples of an unlabelled test split, as TFDS has it
 
 
@@ -32,7 +35,10 @@ class Source(abc.ABC):
 
   Attributes:
     splits: names of the splits; a field or a property of each source.
+    of_files: whether the examples are files of the user's, cheap to read and open to mistakes.
   """
+
+  of_files = False
 
   @abc.abstractmethod
   def read(self, split: str) -> Rows:
@@ -92,7 +98,7 @@ class GeneratedSource(Source):
 
 @dataclasses.dataclass(frozen=True)
 class FileSource(Source):
-  """One JSONL, JSON, TSV or CSV file a split; a row's id is its line number.
+  """One JSONL, JSON, TSV or CSV file a split; a row's id is the place where it begins.
 
   Attributes:
     files: split -> path.
@@ -101,13 +107,14 @@ class FileSource(Source):
   files: Mapping[str, str]
   file_format: str | None = None
 
+  of_files = True
+
   @property
   def splits(self) -> tuple[str, ...]:
     return tuple(self.files)
 
   def read(self, split: str) -> Rows:
-    for line, row in files.read_rows(self.files[split], self.file_format):
-      yield str(line), row
+    return files.read_rows(self.files[split], self.file_format)
 
   def fingerprint(self, split: str) -> str:
     return files.content_hash(self.files[split])
@@ -131,18 +138,35 @@ class HeldOutSource(Source):
 
   splits = ('train', 'validation')
 
+  @property
+  def of_files(self) -> bool:
+    return self.source.of_files
+
   def read(self, split: str) -> Rows:
-    rows = list(self.source.read('train'))
-    if len(rows) < 2:
-      raise UserError(
-          f'{self.where("train", rows[0][0])} is the only example; an evaluation split cannot be '
-          'taken from it. Give EVAL_FILE, or more examples.')
-    size = max(1, round(self.fraction * len(rows)))
-    order = np.random.default_rng(self.seed).permutation(len(rows))
-    held_out = set(order[:size].tolist())
-    for i, row in enumerate(rows):
-      if (i in held_out) == (split == 'validation'):
+    count = 0
+    for count, row in enumerate(self.source.read('train'), 1):
+      if count > len(self._held_out):
+        break
+      if self._held_out[count - 1] == (split == 'validation'):
         yield row
+    if count != len(self._held_out):
+      raise UserError(f'{self.where("train", str(count))}: the file has changed while it was read. '
+                      'Start again when it is complete.')
+
+  @functools.cached_property
+  def _held_out(self) -> np.ndarray:
+    """[rows] bool. The rows are counted, not kept: a file may be larger than the memory."""
+    count, last = 0, '0'
+    for place, _ in self.source.read('train'):
+      count, last = count + 1, place
+    if count < 2:
+      raise UserError(
+          f'{self.where("train", last)} is the only example; an evaluation split cannot be '
+          'taken from it. Give EVAL_FILE, or more examples.')
+    size = max(1, round(self.fraction * count))
+    held_out = np.zeros(count, bool)
+    held_out[np.random.default_rng(self.seed).permutation(count)[:size]] = True
+    return held_out
 
   def fingerprint(self, split: str) -> str:
     return f'{self.source.fingerprint("train")} {split} {self.fraction} {self.seed}'
@@ -182,6 +206,8 @@ class FolderSource(Source):
   layout: Layout
   data_dir: str
 
+  of_files = True
+
   @property
   def splits(self) -> tuple[str, ...]:
     found = tuple(s for s in self.layout.files if self._find(s) is not None)
@@ -205,12 +231,12 @@ class FolderSource(Source):
       for feature, value in example.items():
         if feature not in ('label', 'idx') and not isinstance(value, str):
           raise UserError(f'{path}:{line}: field {columns[feature]!r} has to be text, it is '
-                          f'{value!r}.')
+                          f'{excerpt(value)}.')
       example['label'] = (
           self._label(example['label'], path, line) if 'label' in columns else NO_LABEL)
       idx = example.get('idx', i)
-      example['idx'] = int(idx) if isinstance(idx, str) and idx.isdigit() else idx
-      yield str(line), example
+      example['idx'] = int(idx) if isinstance(idx, str) and _NUMBER.fullmatch(idx) else idx
+      yield line, example
 
   def fingerprint(self, split: str) -> str:
     return files.content_hash(self.path(split))
@@ -264,23 +290,23 @@ class FolderSource(Source):
       elif feature != 'idx' and not (feature == 'label' and split == 'test'):
         raise UserError(
             f'{path}: there is no field {" or ".join(map(repr, candidates))}; the first row has '
-            f'{", ".join(map(repr, row))}.')
+            f'{listed(row)}.')
     return columns
 
-  def _label(self, value: Any, path: str, line: int) -> int:
+  def _label(self, value: Any, path: str, line: str) -> int:
     """Class id of a label given as a name, an id or a boolean."""
     labels = self.layout.labels
     text = str(value)
     if text in labels:
       return labels.index(text)
-    if isinstance(value, str | int) and text.lstrip('-').isdigit():
+    if isinstance(value, str | int) and _NUMBER.fullmatch(text):
       if NO_LABEL <= int(text) < len(labels):
         return int(text)
     lowered = [label.lower() for label in labels]
     if text.lower() in lowered:
       return lowered.index(text.lower())
     raise UserError(
-        f'{path}:{line}: {value!r} is no label of this dataset; expected one of '
+        f'{path}:{line}: {excerpt(value)} is no label of this dataset; expected one of '
         f'{", ".join(labels)}, or 0 to {len(labels) - 1}.')
 
 

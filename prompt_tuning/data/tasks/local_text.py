@@ -1,5 +1,6 @@
 """A task made of a user's own JSONL, TSV or CSV file."""
 
+import collections
 import logging
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +9,7 @@ from prompt_tuning.data import preprocessors
 from prompt_tuning.data.postprocessors import LabelId, Text
 from prompt_tuning.data.sources import FileSource, HeldOutSource
 from prompt_tuning.data.task import Task
-from prompt_tuning.errors import UserError
+from prompt_tuning.errors import UserError, listed
 
 log = logging.getLogger(__name__)
 
@@ -70,19 +71,27 @@ def _label_pairs(class_labels: Sequence[str] | Mapping | None):
   """(value, label) pairs of CLASS_LABELS in either form."""
   if class_labels is None:
     return None
-  if isinstance(class_labels, str):
+  if not isinstance(class_labels, list | tuple | Mapping):
+    kind = 'one text' if isinstance(class_labels, str) else 'no list'
     raise UserError(
-        f"CLASS_LABELS={class_labels!r} is one text; give a list, for example "
+        f"CLASS_LABELS={class_labels!r} is {kind}; give a list, for example "
         "['negative', 'positive'], or a mapping from the field's values to labels.")
-  if isinstance(class_labels, Mapping):
-    pairs = tuple((preprocessors.text_of(k, 'CLASS_LABELS'), v) for k, v in class_labels.items())
-  else:
-    pairs = tuple((label, label) for label in class_labels)
-    if len(set(pairs)) < len(pairs):
-      raise UserError(f'CLASS_LABELS={list(class_labels)!r} holds a label twice.')
-  wrong = [label for _, label in pairs if not (isinstance(label, str) and label.strip())]
-  if wrong or len({label for _, label in pairs}) < 2:
+  given = class_labels.items() if isinstance(class_labels, Mapping) else zip(
+      class_labels, class_labels, strict=True)
+  pairs = tuple(given)
+  texts = [label for _, label in pairs if isinstance(label, str) and label.strip()]
+  if len(texts) < len(pairs) or len(set(texts)) < 2:
     raise UserError(
         f'CLASS_LABELS={class_labels!r}: at least two different labels are needed, each a text '
         'that is not empty.')
+  pairs = tuple((_value_text(value), label) for value, label in pairs)
+  repeated = [value for value, n in collections.Counter(v for v, _ in pairs).items() if n > 1]
+  if repeated:
+    raise UserError(f'CLASS_LABELS={class_labels!r} holds {listed(repeated)} twice.')
   return pairs
+
+
+def _value_text(value) -> str:
+  """A value of the target field as Template compares it: 1.0 is the number 1."""
+  text = preprocessors.text_of(value, 'CLASS_LABELS')
+  return text if isinstance(value, str) else preprocessors.whole_number(value) or text

@@ -9,14 +9,20 @@ import json
 import logging
 import math
 import pathlib
-import re
 import shutil
 
 import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning.atomic_file import new_folder
-from prompt_tuning.checkpoints import hf_config, names, safetensors_file, stored
+from prompt_tuning.checkpoints import (
+  hf_config,
+  hub_folder,
+  json_file,
+  names,
+  safetensors_file,
+  stored,
+)
 from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.checkpoints.stored import StoredArray, StoredModel
 from prompt_tuning.errors import UserError
@@ -30,7 +36,6 @@ INDEX = 'model.safetensors.index.json'
 VOCABULARY = 'spiece.model'
 TOKENIZER = 'tokenizer_config.json'
 MAX_SHARD_BYTES = 5_000_000_000  # one file of transformers 4; it loads files of any size
-_CACHED = re.compile(r'\.\./\.\./blobs/[0-9a-f]{40,64}')
 _log = logging.getLogger(__name__)
 
 
@@ -51,8 +56,8 @@ def open_folder(path) -> StoredModel:
       damaged file.
   """
   folder = pathlib.Path(path)
-  settings = _read_json(folder, CONFIG)
-  if settings.get('model_type') not in hf_config.TYPES:
+  settings = json_file.read(hub_folder.member(folder, CONFIG))
+  if settings.get('model_type') not in list(hf_config.TYPES):  # a list there has no hash
     raise UserError(f'{folder} holds a model of type {settings.get("model_type")!r}; read are '
                     "'t5' (T5 1.0, 1.1, LM-adapted, Flan-T5, ByT5), 'mt5' and 'umt5'.")
   arrays = _rename(_weights(folder), settings)
@@ -69,44 +74,13 @@ def open_folder(path) -> StoredModel:
                      extra_ids=extra_ids)
 
 
-def _file(folder, name) -> pathlib.Path:
-  """Path of a file in the folder, which may not be a link out of it.
-
-  One kind of link is followed: snapshots/REVISION/NAME -> ../../blobs/HASH, as the cache of the
-  Hugging Face hub keeps every file (huggingface_hub, guide "Manage the cache").
-  """
-  path = folder / name
-  try:
-    home, target = folder.resolve(), path.resolve()
-    cached = (path.is_symlink() and home.parent.name == 'snapshots'
-              and _CACHED.fullmatch(path.readlink().as_posix())
-              and target.parent == home.parent.parent / 'blobs')
-  except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
-    raise UserError(f'Cannot follow {path}: {error}') from error
-  if not cached and not target.is_relative_to(home):
-    raise UserError(f'{path} is a link out of its folder, to {target}. Copy the file into the '
-                    'folder.')
-  return path
-
-
-def _read_json(folder, name) -> dict:
-  path = _file(folder, name)
-  try:
-    value = json.loads(path.read_text(encoding='utf-8'))
-    if not isinstance(value, dict):
-      raise ValueError('it is not a JSON object')
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f'Cannot read {path}: {error}') from error
-  return value
-
-
 def _weights(folder) -> dict[str, StoredArray]:
   """{Hugging Face name: array} of one file or of every shard."""
-  if (weights := _file(folder, WEIGHTS)).is_file():
+  if (weights := hub_folder.member(folder, WEIGHTS)).is_file():
     return safetensors_file.read(weights)[0]
-  if not _file(folder, INDEX).is_file():
+  if not hub_folder.member(folder, INDEX).is_file():
     raise UserError(_no_weights(folder))
-  shards = _read_json(folder, INDEX).get('weight_map')
+  shards = json_file.read(hub_folder.member(folder, INDEX)).get('weight_map')
   if not isinstance(shards, dict):
     raise UserError(f'{folder / INDEX} has no weight_map.')
   opened, arrays = {}, {}
@@ -115,7 +89,7 @@ def _weights(folder) -> dict[str, StoredArray]:
       raise UserError(f'{folder / INDEX}: {name} lies in {shard!r}, which is no file name of this '
                       'folder.')
     if shard not in opened:
-      opened[shard] = safetensors_file.read(_file(folder, shard))[0]
+      opened[shard] = safetensors_file.read(hub_folder.member(folder, shard))[0]
     if name not in opened[shard]:
       raise UserError(f'{folder / shard} does not hold {name}, which {INDEX} promises.')
     arrays[name] = opened[shard][name]
@@ -177,13 +151,14 @@ def _digest(array) -> bytes:
 
 def _vocabulary(folder, settings, config) -> tuple[str | None, int | None]:
   """(SentencePiece file, 'bytes' or None; number of sentinels or None)."""
-  tokenizer = _read_json(folder, TOKENIZER) if _file(folder, TOKENIZER).is_file() else {}
+  path = hub_folder.member(folder, TOKENIZER)
+  tokenizer = json_file.read(path) if path.is_file() else {}
   kind = str(tokenizer.get('tokenizer_class', settings.get('tokenizer_class')))
   if kind.startswith('ByT5'):
     # The sentinels of their tokenizer lie behind the bytes and were never trained on: ids of
     # text are the same without them.
     return BYTES, 0
-  if not _file(folder, VOCABULARY).is_file():
+  if not hub_folder.member(folder, VOCABULARY).is_file():
     return None, None
   extra_ids = tokenizer.get('extra_ids', 0 if settings['model_type'] == 'mt5' else None)
   if extra_ids is not None and (

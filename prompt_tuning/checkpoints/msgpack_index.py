@@ -128,6 +128,8 @@ class _Walk:
       key = self.value(path)
       if not isinstance(key, str):
         raise ValueError(f'{path or "it"} has the key {key!r}, which is no string')
+      if key in node:
+        raise ValueError(f'{path or "it"} has the key {key!r} twice')
       node[key] = self.value(f'{path}/{key}' if path else key)
     return self._joined(path, node) if _CHUNKED in node else node
 

@@ -296,6 +296,6 @@ def _decode(metadata) -> dict:
   """Numbers, lists and maps back from JSON; words stay words."""
   decoded = dict(metadata)
   for name in set(metadata) - _WORDS:
-    with contextlib.suppress(ValueError):  # another tool's text
+    with contextlib.suppress(ValueError, RecursionError):  # another tool's text
       decoded[name] = json.loads(metadata[name])
   return decoded

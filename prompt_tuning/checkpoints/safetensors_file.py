@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from prompt_tuning.atomic_file import write_atomically
+from prompt_tuning.checkpoints import json_file
 from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, flat_reader, rows_per_block
 from prompt_tuning.errors import UserError
 
@@ -61,23 +62,11 @@ def _header(path):
       length = struct.unpack('<Q', prefix)[0] if len(prefix) == 8 else size
       if length > min(_MAX_HEADER, size - 8):
         raise ValueError(f'the header claims {length} bytes of a file of {size}')
-      header = json.loads(file.read(length).decode('utf-8'), object_pairs_hook=_unique)
-    if not isinstance(header, dict):
-      raise ValueError('the header is not a JSON object')
-  except (OSError, ValueError, RecursionError) as error:
+      header = json_file.parse(file.read(length))
+  except (OSError, ValueError) as error:
     raise UserError(f'{path} is not a safetensors file: {error}. '
                     'Copy or download it again.') from error
   return header, 8 + length
-
-
-def _unique(pairs) -> dict:
-  """A JSON object, in which no name may stand twice."""
-  found = {}
-  for name, value in pairs:
-    if name in found:
-      raise ValueError(f'{name[:200]!r} stands twice in the header')
-    found[name] = value
-  return found
 
 
 def _check_spans(path, spans):

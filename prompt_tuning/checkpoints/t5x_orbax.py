@@ -6,9 +6,7 @@ versions of orbax kept small values in a msgpack file `checkpoint`, where 'PLACE
 stands for an array; newer ones have no such file, and names and None in `_METADATA`.
 """
 
-import json
-
-from prompt_tuning.checkpoints import zarr_array
+from prompt_tuning.checkpoints import json_file, zarr_array
 from prompt_tuning.checkpoints.location import Location, list_keys
 from prompt_tuning.errors import UserError
 
@@ -106,10 +104,7 @@ def _metadata(folder) -> dict:
     return {}
   try:
     with folder.open(_METADATA) as file:
-      content = json.loads(file.read())
-    if not isinstance(content, dict):
-      raise ValueError('it is not a JSON object')
-  except (ValueError, OSError, RecursionError) as error:
+      return json_file.parse(file.read())
+  except (ValueError, OSError) as error:
     raise UserError(f'{folder.child(_METADATA)} cannot be read: {error}. The checkpoint is '
                     'damaged.') from error
-  return content

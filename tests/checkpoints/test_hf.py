@@ -225,6 +225,12 @@ def test_index_that_leaves_the_folder(folder, shard):
     hf.open_folder(folder)
 
 
+def test_index_with_a_name_that_no_file_has(folder):
+  write_index(folder, {**shards_of(folder), 'shared.weight': 'a\0b'})
+  with pytest.raises(UserError, match='Cannot follow'):
+    hf.open_folder(folder)
+
+
 def test_index_that_promises_too_much(folder):
   index = shards_of(folder)
   write_index(folder, {**index, 'more.weight': index['shared.weight']})
@@ -337,6 +343,7 @@ def test_no_weights(folder):
 @pytest.mark.parametrize('changes, message', [
     ({'model_type': 'llama'}, "type 'llama'"),
     ({'model_type': None}, 'type None'),
+    ({'model_type': ['t5']}, r"type \['t5'\]"),
     ({'feed_forward_proj': 'gated-silu'}, "config.json: .*'silu' .*is 'gated-silu'.*gelu_new"),
     ({'feed_forward_proj': 'gelu'}, "activation is 'gelu'"),
     ({'feed_forward_proj': 7}, "activation is '7'"),
@@ -361,9 +368,17 @@ def test_configurations_refused(folder, changes, message):
     hf.open_folder(folder)
 
 
-def test_config_that_is_no_json(folder):
-  (folder / 'config.json').write_text('{')
+@pytest.mark.parametrize('content', [b'{', b'[]', b'\xff{}', b'', b'[' * 100_000, b'1' * 10_000])
+def test_config_that_is_no_json(folder, content):
+  (folder / 'config.json').write_bytes(content)
   with pytest.raises(UserError, match=r'Cannot read .*config\.json'):
+    hf.open_folder(folder)
+
+
+def test_a_gigantic_config_is_not_read(folder):
+  with (folder / 'config.json').open('r+b') as file:
+    file.truncate(10**12)  # a hole: it takes no room
+  with pytest.raises(UserError, match=r'config\.json: it has more than'):
     hf.open_folder(folder)
 
 

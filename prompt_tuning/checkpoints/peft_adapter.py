@@ -14,7 +14,13 @@ import ml_dtypes
 import numpy as np
 
 from prompt_tuning import atomic_file
-from prompt_tuning.checkpoints import names, peft_lora, peft_settings, safetensors_file
+from prompt_tuning.checkpoints import (
+  hub_folder,
+  names,
+  peft_lora,
+  peft_settings,
+  safetensors_file,
+)
 from prompt_tuning.checkpoints.prompt_file import Prompt
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5Config
@@ -51,7 +57,7 @@ def read_adapter(folder, config: T5Config) -> Prompt:
       pickle, or a damaged file.
   """
   folder = pathlib.Path(folder)
-  settings = peft_settings.read(folder / peft_settings.NAME)
+  settings = peft_settings.read(hub_folder.member(folder, peft_settings.NAME))
   arrays = _weights(folder)
   read = {peft_settings.PROMPT: _read_prompt, peft_settings.PREFIX: _read_prefix,
           peft_settings.LORA: peft_lora.read}[settings.kind]
@@ -74,7 +80,7 @@ def _weights(folder):
         f"safetensors.torch import save_file; save_file({{k: v.contiguous() for k, v in "
         f"torch.load('{folder / _PICKLE}', weights_only=True).items()}}, "
         f"'{folder / WEIGHTS}')\"`.")
-  arrays, _ = safetensors_file.read(folder / WEIGHTS)
+  arrays, _ = safetensors_file.read(hub_folder.member(folder, WEIGHTS))
   for array in arrays.values():
     if not (array.dtype == ml_dtypes.bfloat16 or np.issubdtype(array.dtype, np.floating)):
       raise UserError(f'{array.source} is {array.dtype}{list(array.shape)}; trained parameters are '
@@ -171,7 +177,8 @@ def write_adapter(
 ):
   """Writes trained leaves as a folder that PEFT loads with equal logits.
 
-  `PeftModel.from_pretrained(base, folder)` loads it, with `is_trainable=True` for more training.
+  `PeftModel.from_pretrained(base, folder)` loads it; LoRA with `is_trainable=True` for more
+  training (PEFT refuses that for prompts and prefixes of any origin).
 
   Args:
     folder: where to; it must not exist or be empty.

@@ -59,22 +59,23 @@ def read(settings: peft_settings.Settings, arrays: Mapping[str, StoredArray], co
   pairs = _pairs(settings, arrays, modules)
   _check_targets(settings, pairs, modules)
   stabilized = settings.switch('use_rslora')
+  common_rank, common_alpha = settings.integer('r', 8), settings.number('lora_alpha', 8)
   groups, leaves = collections.defaultdict(list), {}
   for name, (a, b) in pairs.items():
     path, inputs, outputs = modules[name]
-    rank = _of_pattern(settings, 'rank_pattern', name, settings.integer('r'))
-    alpha = _of_pattern(settings, 'alpha_pattern', name, settings.number('lora_alpha', 8))
+    rank = _of_pattern(settings, 'rank_pattern', name, common_rank)
+    alpha = _of_pattern(settings, 'alpha_pattern', name, common_alpha)
     for array, shape in ((a, (rank, inputs)), (b, (outputs, rank))):
       if array.shape != shape:
         raise UserError(f'{array.source} has shape {list(array.shape)}; rank {rank} and this base '
                         f'need {list(shape)}. Give the base that the adapter was made for.')
     groups[a.shape[0], float(alpha)].append(path)
     leaves[f'{path}/lora/a'], leaves[f'{path}/lora/b'] = a.read().T, b.read().T
+  if _HEAD in pairs:
+    _check_head(config, settings.path.parent)
   methods = tuple(
       LoRA(targets=_targets(paths, config), rank=rank, alpha=alpha, rank_stabilized=stabilized)
       for (rank, alpha), paths in groups.items())
-  if _HEAD in pairs:
-    _warn_of_scaled_head(config)
   return methods, leaves
 
 
@@ -203,12 +204,16 @@ def _targets(paths: Sequence[str], config) -> tuple[str, ...]:
   return (*(f'{head}/({"|".join(dense)})' for head, dense in merged.items()), *targets)
 
 
-def _warn_of_scaled_head(config):
-  if config.mlp_activations == ('relu',):
-    _log.warning(
-        'The adapter of lm_head is taken as that of a base whose logits are not scaled. If '
-        'config.json of the Hugging Face base sets scale_decoder_outputs, multiply its alpha '
-        'by emb_dim**-0.5, %g.', config.emb_dim**-0.5)
+def _check_head(config, source):
+  """Refuses an adapter of the head where Hugging Face may scale logits, by release and file.
+
+  T5X scales a tied head alone; the reader of a backbone multiplies other scales into the head's
+  kernel, which an adapter beside it would not get.
+  """
+  if config.mlp_activations == ('relu',) or config.relative_attention_per_layer:
+    raise UserError(f'{source} adapts lm_head of an untied T5 1.0 or a UMT5, whose logits '
+                    'transformers may scale, so that equal results cannot be promised. Train or '
+                    'write the adapter without lm_head.')
 
 
 def write(methods: Sequence[LoRA], leaves: Mapping[str, np.ndarray], config: T5Config):
@@ -242,7 +247,7 @@ def write(methods: Sequence[LoRA], leaves: Mapping[str, np.ndarray], config: T5C
     raise UserError(f'The leaves {sorted(left)[:3]} belong to no module of this base that '
                     f'{list(methods)} adapts. Give the leaves of these methods.')
   if _HEAD in adapted:
-    _warn_of_scaled_head(config)
+    _check_head(config, 'The adapter')
   return {'peft_type': peft_settings.LORA, **_scales(adapted), **_FIXED,
           'target_modules': _target_modules(adapted, modules)}, tensors
 

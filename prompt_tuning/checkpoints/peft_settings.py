@@ -5,18 +5,17 @@ that a file lacks have PEFT's defaults, as PEFT itself fills them in.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
 from collections.abc import Callable
 
+from prompt_tuning.checkpoints import json_file
 from prompt_tuning.errors import UserError
 
 NAME = 'adapter_config.json'
 PROMPT, PREFIX, LORA = 'PROMPT_TUNING', 'PREFIX_TUNING', 'LORA'
 TASK = 'SEQ_2_SEQ_LM'
-_MAX_BYTES = 10_000_000  # 200,000 full module names; a file that claims more is not read
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +37,11 @@ class Settings:
 
   def error(self, name: str, allowed: str) -> UserError:
     """The error that names a field, its value and what is allowed."""
-    return UserError(f'{self.path}: {name} is {self.values.get(name)!r}; {allowed}')
+    return UserError(f'{self.path}: {name} is {repr(self.values.get(name))[:200]}; {allowed}')
 
-  def integer(self, name: str) -> int:
-    """A whole number of 1 or more that the file must have."""
-    value = self.values.get(name)
+  def integer(self, name: str, default: int | None = None) -> int:
+    """A whole number of 1 or more; without a default the file must have it."""
+    value = self.values.get(name, default)
     if type(value) is not int or value < 1:
       raise self.error(name, 'it must be a whole number of 1 or more.')
     return value
@@ -81,14 +80,7 @@ def read(path: pathlib.Path) -> Settings:
   Raises:
     UserError: not such a file, another method, or another task than sequence to sequence.
   """
-  try:
-    if path.stat().st_size > _MAX_BYTES:
-      raise ValueError(f'it has more than {_MAX_BYTES:,} bytes')
-    values = json.loads(path.read_text(encoding='utf-8'))
-    if not isinstance(values, dict):
-      raise ValueError('it is not a JSON object')
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f'Cannot read {path}: {error}') from error
+  values = json_file.read(path)
   settings = Settings(path=path, values=values)
   kind = values.get('peft_type')
   if kind not in (PROMPT, PREFIX, LORA):

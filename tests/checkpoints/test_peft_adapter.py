@@ -13,6 +13,7 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import names, peft_adapter, peft_settings, safetensors_file
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
+from prompt_tuning.peft import description
 from prompt_tuning.peft import model as peft_model
 from prompt_tuning.peft.lora import LoRA
 from prompt_tuning.peft.model_tuning import ModelTuning
@@ -93,8 +94,9 @@ def test_prompt(tmp_path, submodules, caplog):
   adapter = peft_adapter.read_adapter(folder, CONFIG)
   assert peft_adapter.is_adapter(folder) and not peft_adapter.is_adapter(tmp_path)
   assert adapter.methods == (SoftPrompt(length=4),) and adapter.source == str(folder)
-  assert adapter.metadata == {'method': 'SoftPrompt', 'peft_type': 'PROMPT_TUNING',
-                              'peft_version': '0.21.2', 'base_model_name_or_path': 'some/t5'}
+  assert adapter.metadata == {
+      'method': 'SoftPrompt', 'methods': description.describe(adapter.methods),
+      'peft_type': 'PROMPT_TUNING', 'peft_version': '0.21.2', 'base_model_name_or_path': 'some/t5'}
   same(adapter.leaves, {names.PROMPT: arrays['prompt_embeddings'][:4]})
   assert ('uses the first 4' in caplog.text) == (submodules != 1)
 
@@ -167,8 +169,13 @@ def test_copy_of_the_head_is_left_out(tmp_path, caplog):
   adapter = peft_adapter.read_adapter(folder, CONFIG)
   assert adapter.methods[0].targets == ('decoder/logits_dense',) and len(adapter.leaves) == 2
   assert not caplog.text
-  peft_adapter.read_adapter(folder, T5Config(**{**vars(CONFIG), 'mlp_activations': ('relu',)}))
-  assert 'scale_decoder_outputs' in caplog.text
+  peft_adapter.write_adapter(tmp_path / 'b', adapter.methods, adapter.leaves, CONFIG)
+  for option in ({'mlp_activations': ('relu',)}, {'relative_attention_per_layer': True}):
+    config = T5Config(**{**vars(CONFIG), **option})
+    with pytest.raises(UserError, match='adapts lm_head .* may scale'):
+      peft_adapter.read_adapter(folder, config)
+    with pytest.raises(UserError, match='adapts lm_head .* may scale'):
+      peft_adapter.write_adapter(tmp_path / 'c', adapter.methods, adapter.leaves, config)
   with pytest.raises(UserError, match='lm_head.*is the embedding table in this base'):
     peft_adapter.read_adapter(folder, T5Config(**{**vars(CONFIG), 'logits_via_embedding': True}))
 

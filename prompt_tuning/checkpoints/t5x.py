@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from prompt_tuning.checkpoints import msgpack_index, scanned, t5x_orbax
+from prompt_tuning.checkpoints import msgpack_index, scanned, t5x_orbax, zarr_array
 from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.checkpoints.location import Location, locate
 from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, StoredModel, from_memory
@@ -141,21 +141,23 @@ def _zarr(folder, name, spec) -> ZarrArray:
   those of the writer.
   """
   try:
-    shape, dtype, driver = spec['metadata']['shape'], spec['dtype'], spec['driver']
-    if dtype == 'uint16':
-      raise ValueError('uint16, as T5X wrote bfloat16 before version 3: let T5X convert it first')
-    if driver != 'zarr' or dtype not in DTYPES:
-      raise ValueError(f'driver {driver!r} with dtype {dtype!r}; expected is zarr with one of '
-                       f'{list(DTYPES)}')
-    if not all(type(n) is int and n >= 0 for n in shape):
-      raise ValueError(f'shape {list(shape)}')
+    if spec['driver'] != 'zarr':
+      raise ValueError(f'driver {spec["driver"]!r}; expected is zarr')
     # Beside the kvstore, not in it: tensorstore before 0.1.14.
     path = _place(folder, spec['kvstore']['path'] if 'path' in spec['kvstore'] else spec['path'])
+    if 'metadata' not in spec:  # the first versions of orbax
+      return zarr_array.open_all({name: {'root': folder, 'path': path}})[name]
+    shape, dtype = spec['metadata']['shape'], spec['dtype']
+    if dtype == 'uint16':
+      raise ValueError('uint16, as T5X wrote bfloat16 before version 3: let T5X convert it first')
+    if dtype not in DTYPES:
+      raise ValueError(f'dtype {dtype!r}; expected is one of {list(DTYPES)}')
+    if not all(type(n) is int and n >= 0 for n in shape):
+      raise ValueError(f'shape {list(shape)}')
   except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
     raise UserError(f'{folder.child(INDEX)}: bad entry for {name}: {error}. The checkpoint is '
                     'damaged or was not written by T5X.') from error
-  return ZarrArray(root=folder, path=path, name=name, shape=tuple(shape),
-                   dtype=DTYPES[dtype])
+  return ZarrArray(root=folder, path=path, name=name, shape=tuple(shape), dtype=DTYPES[dtype])
 
 
 def _place(folder, path) -> str:

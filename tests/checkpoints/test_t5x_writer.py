@@ -112,6 +112,28 @@ def test_t5x_restores_it(rewritten, golden):
   assert len(frozen) == 52
 
 
+def test_t5x_fits_it_to_its_train_state(rewritten):
+  """T5X puts what it read into a tree of its own; flax refuses one with other keys."""
+  serialization.register_serialization_state(
+      tensorstore.Spec, lambda spec: spec.to_json(), lambda _, node: (
+          tensorstore.Spec(node) if isinstance(node, dict) else node), override=True)
+  unwritten = tensorstore.Spec({'driver': 'zarr', 'kvstore': {'driver': 'memory'}})
+  params = {path.removeprefix('target/') for path in restore_as_t5x_does(rewritten)
+            if path.startswith('target/')}
+  slots = {f'{PROMPT}/{name}' for name in ('m', 'v', 'v_col', 'v_row')}
+  own = {**{f'target/{path}': unwritten for path in params}, 'state/step': unwritten,
+         **{f'state/param_states/{path}': None for path in params - {PROMPT}},
+         **{f'state/param_states/{path}': unwritten for path in slots}}
+  index = serialization.msgpack_restore((rewritten / 'checkpoint').read_bytes())
+  restored = serialization.from_state_dict(
+      traverse_util.unflatten_dict(own, sep='/'), index['optimizer'])
+  flat = traverse_util.flatten_dict(restored, sep='/')
+  assert flat.keys() == own.keys() and len(own) == 53 + 1 + 52 + 4
+  for path, leaf in flat.items():
+    in_zarr = path.startswith('target/') or path.endswith('/v')
+    assert isinstance(leaf, tensorstore.Spec if in_zarr else np.ndarray | None), path
+
+
 def test_round_trip(rewritten, golden):
   before, after = t5x.open_checkpoint(golden / 'ckpt_prompt_raw'), t5x.open_checkpoint(rewritten)
   assert after.step == 7 and after.config == before.config

@@ -58,8 +58,6 @@ class LoRA(Method):
       (r'.*/lora/b', (None, 'embed')),
   )
 
-  unseen: ClassVar = ('alpha', 'rank_stabilized')
-
   unseen: ClassVar = ('scale',)
 
   def __post_init__(self):

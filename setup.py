@@ -49,7 +49,7 @@ EXTRAS = {
         'setuptools>=77',
     ),
     # What tests and benchmarks compare with; nothing in the package imports it.
-    'interop': ('torch==2.13.0', 'transformers>=5.15,<6', 'peft>=0.20,<0.22'),
+    'interop': ('torch==2.13.0', 'transformers>=5.15,<6', 'peft>=0.21,<0.22'),
 }
 
 

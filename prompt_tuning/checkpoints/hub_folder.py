@@ -24,7 +24,7 @@ def member(folder: pathlib.Path, name: str) -> pathlib.Path:
               and _CACHED.fullmatch(path.readlink().as_posix())
               and target.parent == home.parent.parent / 'blobs')
   except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a NUL in the name
-    raise UserError(f'Cannot follow {str(path)!r}: {error}') from error
+    raise UserError(f'Cannot follow {str(path)[:1000]!r}: {str(error)[:200]}') from error
   if not cached and not target.is_relative_to(home):
     raise UserError(f'{path} is a link out of its folder, to {target}. Copy the file into the '
                     'folder.')

@@ -127,9 +127,9 @@ class _Walk:
     for _ in range(count):
       key = self.value(path)
       if not isinstance(key, str):
-        raise ValueError(f'{path or "it"} has the key {key!r}, which is no string')
+        raise ValueError(f'{path or "it"} has the key {str(key)[:100]}, which is no string')
       if key in node:
-        raise ValueError(f'{path or "it"} has the key {key!r} twice')
+        raise ValueError(f'{path or "it"} has the key {key[:100]!r} twice')
       node[key] = self.value(f'{path}/{key}' if path else key)
     return self._joined(path, node) if _CHUNKED in node else node
 

@@ -28,6 +28,7 @@ from prompt_tuning.peft.soft_prompt import SoftPrompt
 
 _WORDS = {'method', 'base_fingerprint', 'vocabulary_hash', 'task', 'library_version'}
 _MAGIC = b'\x93NUMPY'
+_HEADER = 10_000  # bytes; numpy's own limit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,6 +216,10 @@ def _only_file(path):
 
 def _load_npy(path) -> np.ndarray:
   try:
+    with path.open('rb') as file:
+      start = file.read(12)
+    if len(start) < 12 or int.from_bytes(start[8:10 if start[6] == 1 else 12], 'little') > _HEADER:
+      raise ValueError('its header is incomplete or too long.')  # numpy would take memory for it
     # Mapped first: a header that claims more than the file holds is refused before memory is
     # taken for it.
     with np.errstate(over='ignore'):

@@ -60,7 +60,13 @@ def load_prompt(path):
 
 
 def load_adapter(path):
-  peft_adapter.read_adapter(path, CONFIG)
+  return peft_adapter.read_adapter(path, CONFIG)
+
+
+def content(folder):
+  """{file: bytes}, and the folders and links among them."""
+  return {path: path.read_bytes() if path.is_file() and not path.is_symlink() else None
+          for path in sorted(folder.rglob('*'))}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,7 +125,7 @@ def _json(file, path: str) -> Iterator[tuple[str, Row]]:
   pieces = itertools.chain([start], pieces)
   if start.lstrip().startswith('['):
     return json_rows.in_list(pieces, path)
-  return json_rows.in_lines(lines_lib.split(pieces, path), path)
+  return json_rows.in_lines(enumerate(lines_lib.split(pieces, path), 1), path)
 
 
 def _tsv(file, path: str, skip_short_rows: bool) -> Iterator[tuple[str, Row]]:
@@ -133,7 +133,7 @@ def _tsv(file, path: str, skip_short_rows: bool) -> Iterator[tuple[str, Row]]:
   columns = []
   skipped = 0
   for number, line in numbered:
-    line = line.removesuffix('\r')
+    line = line.removesuffix('\n').removesuffix('\r')
     if '\r' in line:
       raise UserError(
           f'{path}:{number}: a carriage return inside a line, near '
@@ -157,7 +157,7 @@ def _tsv(file, path: str, skip_short_rows: bool) -> Iterator[tuple[str, Row]]:
 
 def _csv(file, path: str) -> Iterator[tuple[str, Row]]:
   csv.field_size_limit(lines_lib.MAX_ROW)  # else 128 KiB, less than a long document
-  reader = csv.reader((f'{line}\n' for _, line in lines_lib.lines(file, path)), strict=True)
+  reader = csv.reader(lines_lib.split(lines_lib.pieces(file, path), path), strict=True)
   columns = []
   number = 1
   try:

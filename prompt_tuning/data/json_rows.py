@@ -44,12 +44,13 @@ def _constant(name: str):
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
-def parse(line: str, where: str) -> Row:
+def parse(line: str, name: str, number: int) -> Row:
   """The JSON object that a line holds.
 
   Args:
     line: the text.
-    where: `file:line`, for messages.
+    name: of the file, for messages.
+    number: of the line, for messages.
 
   Raises:
     UserError: anything but one object.
@@ -59,13 +60,15 @@ def parse(line: str, where: str) -> Row:
     value, end = _decode(text, 0)
     if end < len(text):
       raise json.JSONDecodeError('more text after the JSON value', text, end)
+    if '[' in text or text.rfind('{') > 0 or '\\u' in text:  # rare, and quick to find out
+      _check(value, text, 0, end)
   except json.JSONDecodeError as error:
-    raise UserError(f'{where}: {_message(error, f" at column {error.colno}")} Expected one JSON '
-                    f'object on each line.{_hint(text)}') from None
+    raise UserError(f'{name}:{number}: {_message(error, f" at column {error.colno}")} Expected '
+                    f'one JSON object on each line.{_hint(text)}') from None
   except _Refused as error:
-    raise UserError(f'{where}: {error}.') from None
+    raise UserError(f'{name}:{number}: {error}.') from None
   if not isinstance(value, dict):
-    raise UserError(f'{where}: expected {_EXPECTED}, found {excerpt(text)}.')
+    raise UserError(f'{name}:{number}: expected {_EXPECTED}, found {excerpt(text)}.')
   return value
 
 
@@ -73,7 +76,7 @@ def in_lines(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[s
   """Yields (line, row) of JSON lines; blank lines are left out."""
   for number, line in numbered:
     if line and not line.isspace():
-      yield str(number), parse(line, f'{name}:{number}')
+      yield str(number), parse(line, name, number)
 
 
 def in_list(pieces: Iterator[str], name: str) -> Iterator[tuple[str, Row]]:
@@ -139,6 +142,7 @@ class _Text:
     while True:
       try:
         value, end = _decode(self._held, self._at)
+        _check(value, self._held, self._at, end)
         break
       except json.JSONDecodeError as error:  # broken, or not all of it is here
         size, broken_at = len(self._held) - self._at, error.pos - self._at
@@ -182,13 +186,17 @@ class _Text:
 def _decode(text: str, at: int) -> tuple[Any, int]:
   """(value, its end); raises json.JSONDecodeError or _Refused."""
   try:
-    value, end = _DECODER.raw_decode(text, at)
+    return _DECODER.raw_decode(text, at)
   except (json.JSONDecodeError, _Refused):
     raise
   except RecursionError:
     raise _Refused(f'JSON nested deeper than {_MAX_DEPTH} levels; expected flat objects') from None
   except ValueError:  # int() has a limit of digits
     raise _Refused('a number of thousands of digits; expected numbers, or quoted text') from None
+
+
+def _check(value: Any, text: str, at: int, end: int):
+  """Refuses what the decoder takes and later code cannot write: deep JSON, half characters."""
   if text.count('[', at, end) + text.count('{', at, end) > _MAX_DEPTH and _is_deep(value):
     raise _Refused(f'JSON nested deeper than {_MAX_DEPTH} levels; expected flat objects')
   if _SURROGATE.search(text, at, end):
@@ -197,7 +205,6 @@ def _decode(text: str, at: int) -> tuple[Any, int]:
     except UnicodeEncodeError:
       raise _Refused('half of a surrogate pair (\\ud800 to \\udfff) is no character; expected '
                      'both halves, or the character itself') from None
-  return value, end
 
 
 def _is_deep(value: Any) -> bool:

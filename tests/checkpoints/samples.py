@@ -84,9 +84,9 @@ def t5x(folder):
       folder, params() | {names.PROMPT: PROMPT}, step=3, optimizer_state={names.PROMPT: slots})
 
 
-def t5x_inline(folder):
+def t5x_inline(folder, arrays=None):
   """As old T5X wrote small parameters: inside the index."""
-  index = {'optimizer': {'target': params_lib.unflatten(params()),
+  index = {'optimizer': {'target': params_lib.unflatten(arrays or params()),
                          'state': {'step': np.int32(3), 'param_states': {}}}}
   folder.mkdir()
   (folder / 'checkpoint').write_bytes(serialization.msgpack_serialize(index))
@@ -94,6 +94,7 @@ def t5x_inline(folder):
 
 
 def t5x_scanned(folder):
+  """Layers stacked on axis 1, each with its position bias."""
   config = dataclasses.replace(CONFIG, num_encoder_layers=3, num_decoder_layers=2,
                                relative_attention_per_layer=True)
   arrays = {}
@@ -101,7 +102,7 @@ def t5x_scanned(folder):
     stack = path.split('/')[0]
     arrays[path.replace('/layers/', f'/{stack}/')] = (
         np.moveaxis(numbers(leaf.shape), 0, 1) if '/layers/' in path else numbers(leaf.shape))
-  return t5x_writer.write_checkpoint(folder, arrays, step=3)
+  return t5x_inline(folder, arrays)
 
 
 def orbax(folder):

@@ -13,8 +13,8 @@ from checkpoints import samples
 
 from prompt_tuning.errors import UserError
 
-WRITERS = ('t5x', 't5x_scanned', 'hf', 'hf_shards', 'prompt_safetensors', 'prompt_npy',
-           'peft_prompt', 'peft_lora')
+WRITERS = ('t5x', 'hf', 'hf_shards', 'prompt_safetensors', 'prompt_npy', 'peft_prompt',
+           'peft_lora')
 
 # A process of its own: the limit holds for every file, those of pytest too.
 LIMITED = textwrap.dedent('''

@@ -91,7 +91,7 @@ def _weights(folder) -> dict[str, StoredArray]:
     if shard not in opened:
       opened[shard] = safetensors_file.read(hub_folder.member(folder, shard))[0]
     if name not in opened[shard]:
-      raise UserError(f'{folder / shard} does not hold {name}, which {INDEX} promises.')
+      raise UserError(f'{folder / shard} does not hold {name[:200]}, which {INDEX} promises.')
     arrays[name] = opened[shard][name]
   return arrays
 

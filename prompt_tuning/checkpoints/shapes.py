@@ -17,6 +17,7 @@ SHAPE_FIELDS = (
     'num_decoder_layers', 'mlp_activations', 'logits_via_embedding',
     'relative_attention_num_buckets', 'relative_attention_max_distance',
     'relative_attention_per_layer', 'layer_norm_epsilon')
+_SHOWN = 30  # layers, and digits of one, in a message
 _MIN_BUCKETS = 4  # half of them look back, and of those at least one is exact
 
 
@@ -82,10 +83,12 @@ def _bias_per_layer(shapes, source) -> bool:
 
 
 def _depth(shapes, stack, source):
-  layers = {int(found.group(1)) for path in shapes
+  layers = {found.group(1) for path in shapes  # digits: a file may hold more than int() takes
             if (found := re.match(rf'{stack}/layers_(\d+)/', path))}
-  if layers != set(range(len(layers))) or not layers:
-    raise UserError(f'{source} holds {stack} layers {sorted(layers)}, not 0 to n.')
+  if layers != set(map(str, range(len(layers)))) or not layers:
+    some = sorted(layers, key=lambda digits: (len(digits), digits))[:_SHOWN]
+    raise UserError(f'{source} holds {stack} layers [{", ".join(n[:_SHOWN] for n in some)}], not 0 '
+                    'to n.')
   return len(layers)
 
 

@@ -220,6 +220,9 @@ BAD_ENTRY = r'model\.safetensors: shared\.weight: bad header entry'
      'does not hold 1 parameters of the model: decoder/decoder_norm/scale'),
     (retensor(lambda arrays: arrays.update({'decoder.final_layer_norm.weight': np.ones(9)})),
      r'decoder_norm/scale is \[9\] in the file and \[8\]'),
+    (retensor(lambda arrays: arrays.update(
+        {f'encoder.block.{"1" * 5000}.layer.0.layer_norm.weight': np.ones(8, np.float32)})),
+     'holds encoder layers'),
     (retensor(lambda arrays: arrays.update({'shared.weight': np.ones((0, 10**15), np.float32)})),
      'token_embedder/embedding has shape'),
     (retensor(lambda arrays: arrays.update({'shared.weight': np.ones((10**15, 0), np.float32)})),

@@ -24,6 +24,8 @@ from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import dry_run, evaluation, past_run, process
 from prompt_tuning.cli import model as model_lib
+from prompt_tuning.data import json_rows
+from prompt_tuning.data import lines as lines_lib
 from prompt_tuning.data.preprocessors import Template
 from prompt_tuning.data.sources import NO_LABEL
 from prompt_tuning.data.tasks import local_text
@@ -91,31 +93,16 @@ def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
 
 def _texts(task, name: str, lines: Iterator[str]) -> Iterator[str]:
   """The input texts of all lines that are not empty."""
-  for number, line in enumerate(_decoded(name, lines), 1):
+  for number, line in enumerate(lines, 1):
     line = line.rstrip('\r\n')
     if not line.strip():
       continue
+    row = json_rows.parse(line, name, number) if line.lstrip().startswith('{') else None
     try:
-      text = (_inputs_of(task, json.loads(line)) if line.lstrip().startswith('{')
-              else _inputs_of_text(task, line))
-      text.encode('utf-8')
-      yield text
-    except UnicodeEncodeError as error:
-      raise UserError(f'{name}:{number}: {error.object[error.start]!a} is half of a character, '
-                      'which is no text. Give whole characters.') from None
-    except json.JSONDecodeError as error:
-      raise UserError(f'{name}:{number}: not valid JSON: {error.msg} at column {error.colno}. A '
-                      'line that begins with { has to be one JSON object.') from None
+      text = _inputs_of_text(task, line) if row is None else _inputs_of(task, row)
     except UserError as error:
       raise UserError(f'{name}:{number}: {error}') from None
-
-
-def _decoded(name: str, lines: Iterator[str]) -> Iterator[str]:
-  try:
-    yield from lines
-  except UnicodeDecodeError as error:
-    raise UserError(f'--input={name} is not UTF-8: {error.reason} at byte {error.start}. Convert '
-                    'it to UTF-8.') from None
+    yield text
 
 
 def _inputs_of_text(task, text: str) -> str:
@@ -153,19 +140,13 @@ def _inputs_of(task, row: dict) -> str:
 def _reading(path: str):
   """The lines of a file, or of stdin for '-', as UTF-8 whatever the locale says."""
   if path == '-':
-    if isinstance(sys.stdin, io.TextIOWrapper):
-      sys.stdin.reconfigure(encoding='utf-8', errors='strict')
-    yield sys.stdin
+    yield lines_lib.split(lines_lib.pieces(sys.stdin.buffer, '--input=-'), '--input=-')
     return
-  try:
-    file = open(path, encoding='utf-8')  # noqa: SIM115 (closed below; only opening is in the try)
-  except FileNotFoundError:
+  if not os.path.exists(path):
     raise UserError(f'--input={path}: there is no such file. Give an existing file, or - for the '
-                    'standard input.') from None
-  except OSError as error:
-    raise UserError(f'--input={path} cannot be read: {error.strerror}.') from None
-  with file:
-    yield file
+                    'standard input.')
+  with lines_lib.opened(path) as file:
+    yield lines_lib.split(lines_lib.pieces(file, path), path)
 
 
 @contextlib.contextmanager

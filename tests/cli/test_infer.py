@@ -1,5 +1,6 @@
 """What infer reads and writes, without a model."""
 
+import gzip
 import io
 import json
 import os
@@ -63,6 +64,13 @@ def test_standard_streams_are_utf8(monkeypatch):
   monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO('schön\n'.encode()), 'ascii'))
   with infer._reading('-') as lines:
     assert list(lines) == ['schön\n']
+
+
+def test_a_file_may_begin_with_a_mark_and_be_packed(tmp_path):
+  (tmp_path / 'in.jsonl.gz').write_bytes(gzip.compress(b'\xef\xbb\xbf{"text": "a\xc2\x85"}\r\n'))
+  task = local_text.make(input_template='say: {text}', target_field='label')
+  with infer._reading(str(tmp_path / 'in.jsonl.gz')) as lines:
+    assert texts(task, *lines) == ['say: a\x85']
 
 
 def test_reader_of_the_output_has_gone():

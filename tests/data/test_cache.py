@@ -135,6 +135,36 @@ def test_labels_are_checked(tmp_path, shared_dir, caplog):
   assert "reads back as 'a b'" in caplog.text
 
 
+def test_labels_have_to_fit(tmp_path):
+  labels = ('ab', 'abcd')
+  with pytest.raises(UserError, match="'abcd' .* is 5 tokens .* cuts targets to 4: give 5 or more"):
+    build(tmp_path, a_task(labels=labels))
+  cache.check_labels(a_task(labels=labels), VOCAB, 5)
+  cache.check_labels(a_task(labels=labels), VOCAB, None)
+
+
+def test_what_gives_no_tokens_is_counted(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    built = build(tmp_path)
+  assert built.info['empty'] == {'inputs': [1, 'train example 0'],
+                                 'targets': [1, 'train example 0']}
+  assert '1 of 5 targets give no tokens (the first: train example 0)' in caplog.text
+
+
+def test_long_texts_are_tokenised_a_few_at_a_time(tmp_path, monkeypatch):
+  calls = []
+  encode_batch = VOCAB.encode_batch
+
+  def counted(texts):
+    calls.append(sum(map(len, texts)))
+    return encode_batch(texts)
+  monkeypatch.setattr(VOCAB, 'encode_batch', counted)
+  rows = tuple({'inputs': 'x' * 10**6, 'targets': 'y', 'text': 'not asked for'} for _ in range(10))
+  built = build(tmp_path, a_task(source=sources.ListSource({'train': rows})))
+  assert len(built) == 10
+  assert sum(calls) == 10 * (10**6 + 1) and max(calls) <= 5 * 10**6
+
+
 def test_given_ids_are_kept(tmp_path):
   rows = ({'inputs': np.asarray([5, 6, 7, 1]), 'targets': [8, 9], 'inputs_pretokenized': 'raw'},)
   the_task = task.Task(name='ids', source=sources.ListSource({'train': rows}))

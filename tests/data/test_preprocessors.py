@@ -47,6 +47,51 @@ def test_class_labels():
     by_label({**EXAMPLE, 'label': 2})
 
 
+LISTED = (('negative', 'negative'), ('positive', 'positive'))
+DIGITS = (('1', '1'), ('2', '2'))
+MAPPED = (('0', 'bad'), ('1', 'good'))
+BOOLEAN = (('false', 'bad'), ('true', 'good'))
+
+
+@pytest.mark.parametrize('labels, value, target', [
+    # CLASS_LABELS as a list: the text itself, or the number of the class
+    (LISTED, 'positive', 'positive'), (LISTED, 1, 'positive'), (LISTED, '0', 'negative'),
+    (LISTED, 1.0, 'positive'), (LISTED, '0.0', 'negative'),
+    (LISTED, 2, None), (LISTED, -1, None), (LISTED, 0.5, None), (LISTED, '01', None),
+    (LISTED, '9' * 5000, None), (LISTED, 1e300, None), (LISTED, '１', None), (LISTED, '', None),
+    (LISTED, 'Positive', None), (LISTED, 'positive ', None),
+    (LISTED, True, None), (LISTED, 'true', None),  # which class `true` is would be a guess
+    (DIGITS, '1', '1'), (DIGITS, 2, '2'), (DIGITS, 2.0, '2'),
+    (DIGITS, 0, None),  # not class number 0, which is '1'
+    # as a mapping: the values, numbers however they are written, booleans in any case
+    (MAPPED, 0, 'bad'), (MAPPED, '1', 'good'), (MAPPED, 1.0, 'good'), (MAPPED, '0.00', 'bad'),
+    (MAPPED, -0.0, 'bad'), (MAPPED, 2, None), (MAPPED, True, None), (MAPPED, 'bad', None),
+    (BOOLEAN, True, 'good'), (BOOLEAN, 'False', 'bad'), (BOOLEAN, 'TRUE', 'good'),
+    (BOOLEAN, 1, None), (BOOLEAN, 'yes', None),
+    ((('True', 'True'), ('False', 'False')), False, 'False'),
+])
+def test_numbers_and_booleans_as_labels(labels, value, target):
+  template = preprocessors.Template('{text}', 'label', labels)
+  if target is None:
+    with pytest.raises(UserError, match='none of CLASS_LABELS: '):
+      template({**EXAMPLE, 'label': value})
+  else:
+    assert template({**EXAMPLE, 'label': value})[0]['targets'] == target
+
+
+def test_messages_about_labels_help_and_are_short():
+  template = preprocessors.Template('{text}', 'label', LISTED)
+  with pytest.raises(UserError, match="'Positive'.*Did you mean 'positive'"):
+    template({**EXAMPLE, 'label': 'Positive'})
+  with pytest.raises(UserError, match="'true'.*{False: ..., True: ...}"):
+    template({**EXAMPLE, 'label': True})
+  many = tuple((str(n), f'label {n}') for n in range(5000))
+  for value in ('x' * 10**6, [1] * 10**5, float('inf'), None):
+    with pytest.raises(UserError, match="'label' is ") as caught:
+      preprocessors.Template('{text}', 'label', many)({**EXAMPLE, 'label': value})
+    assert len(str(caught.value)) < 500
+
+
 def test_target_may_be_absent_for_inference():
   template = preprocessors.Template('{text}', 'gold', required_target=False)
   assert template(EXAMPLE) == [{'inputs': 'a fine film', 'targets': ''}]

@@ -1,6 +1,7 @@
 """Sources: stable ids, the held-out tenth, fingerprints."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -43,6 +44,63 @@ def test_one_example_cannot_be_divided(tmp_path):
   source = sources.HeldOutSource(sources.FileSource({'train': jsonl(tmp_path / 'x.jsonl', 1)}))
   with pytest.raises(UserError, match=r'x.jsonl:1 is the only example.*EVAL_FILE'):
     list(source.read('train'))
+
+
+def test_the_division_is_the_one_of_earlier_runs(tmp_path):
+  source = sources.HeldOutSource(sources.FileSource({'train': jsonl(tmp_path / 'x.jsonl', 20)}))
+  order = np.random.default_rng(0).permutation(20)[:2] + 1
+  assert [place for place, _ in source.read('validation')] == [str(i) for i in sorted(order)]
+
+
+@pytest.mark.parametrize('count', [2, 19, 21, 40])
+def test_a_file_that_changes_between_the_passes(tmp_path, count):
+  path = tmp_path / 'x.jsonl'
+  source = sources.HeldOutSource(sources.FileSource({'train': jsonl(path, 20)}))
+  assert len(list(source.read('train'))) == 18
+  jsonl(path, count)
+  with pytest.raises(UserError, match=r'x.jsonl:\d+: the file has changed'):
+    list(source.read('train'))
+
+
+def test_dividing_keeps_no_rows(tmp_path):
+  path = tmp_path / 'x.jsonl'
+  path.write_text((json.dumps({'text': 'fine ' * 200}) + '\n') * 8000)
+  source = sources.HeldOutSource(sources.FileSource({'train': str(path)}))
+  tracemalloc.start()
+  count = sum(1 for split in source.splits for _ in source.read(split))
+  peak = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert count == 8000
+  assert peak < path.stat().st_size / 2
+
+
+LAYOUT = sources.Layout(
+    folders=('x',), collections=(), files={'train': ('train.tsv', 'train.jsonl')},
+    columns={'sentence': ('sentence',), 'label': ('label',), 'idx': ('idx',)},
+    labels=('no', 'yes'))
+
+
+@pytest.mark.parametrize('row, expected', [
+    ({'sentence': 'a', 'label': 'Yes', 'idx': '7'}, {'label': 1, 'idx': 7}),
+    ({'sentence': 'a', 'label': -1, 'idx': '²'}, {'label': -1, 'idx': '²'}),
+    ({'sentence': 'a', 'label': '²'}, "'²' is no label"),
+    ({'sentence': 'a', 'label': '--1'}, "'--1' is no label"),
+    ({'sentence': 'a', 'label': '9' * 9000}, "'999.*9...' is no label"),
+    ({'sentence': 'a', 'label': 1.0}, '1.0 is no label'),
+    ({'sentence': 'a', 'label': None}, 'None is no label'),
+    ({'sentence': ['a'] * 999, 'label': 1}, "field 'sentence' has to be text, it is \\['a', .*"),
+    ({'text': 'a', 'label': 1}, "there is no field 'sentence'; the first row has 'text', 'label'"),
+])
+def test_labels_and_fields_of_published_files(tmp_path, row, expected):
+  (tmp_path / 'train.jsonl').write_text(json.dumps(row))
+  source = sources.FolderSource(LAYOUT, str(tmp_path))
+  if isinstance(expected, str):
+    with pytest.raises(UserError, match=f'train.jsonl(:1)?: {expected}') as caught:
+      list(source.read('train'))
+    assert len(str(caught.value)) < 400
+  else:
+    [(place, found)] = source.read('train')
+    assert place == '1' and {name: found[name] for name in expected} == expected
 
 
 def test_generated_and_listed():

@@ -1,12 +1,14 @@
 """Every mistake of a user ends in one message and exit code 2, without a traceback."""
 
+import gzip
 import io
+import logging
 import sys
 
 import numpy as np
 import pytest
 
-from prompt_tuning.cli import main
+from prompt_tuning.cli import main, model
 from prompt_tuning.training import loop
 
 
@@ -94,18 +96,72 @@ def test_settings(name, train_argv, tmp_path, capsys):
   refused(train_argv(tmp_path / 'run', **changes), words, capsys)
 
 
-@pytest.mark.parametrize(('content', 'words'), [
-    ('', ('train.jsonl', 'no rows')),
-    ('{"text": "a", "label": "yes"}\n{"text": \n', ('train.jsonl:2', 'JSON')),
-    ('["a"]\n', ('train.jsonl:1', 'object')),
-    ('{"text": "a", "label": "yes"}\n{"text": "b", "label": "maybe"}\n', ("'maybe'", "'yes'")),
-    ('{"text": "a", "label": "yes"}\n{"label": "yes"}\n', ("'text'",)),
-    ('{"text": null, "label": "yes"}\n', ("'text'", 'None')),
+ROW = '{"text": "a", "label": "yes"}\n'
+
+
+# The good row stands first, so that only reading all of a file finds the mistake.
+@pytest.mark.parametrize(('name', 'content', 'words'), [
+    ('x.jsonl', '', ('x.jsonl', 'no rows')),
+    ('x.jsonl', ROW + '{"text": \n', ('x.jsonl:2', 'JSON', 'column 9')),
+    ('x.jsonl', ROW + '["a"]\n', ('x.jsonl:2', 'expected a JSON object', '["a"]')),
+    ('x.jsonl', ROW + '{"text": "b", "label": "Yes"}\n',
+     ('x.jsonl:2', "'Yes'", "'yes', 'no'", "Did you mean 'yes'")),
+    ('x.jsonl', ROW + '{"text": "b", "label": true}\n', ('x.jsonl:2', "'true'", '{False: ')),
+    ('x.jsonl', ROW + '{"label": "yes"}\n', ('x.jsonl:2', "'text'", "'label'")),
+    ('x.jsonl', ROW + '{"text": null, "label": "yes"}\n', ('x.jsonl:2', "'text'", 'None')),
+    ('x.jsonl', ROW + '{"text": ["a"], "label": "yes"}\n', ('x.jsonl:2', "'text'", "['a']")),
+    ('x.jsonl', ROW + '{"text": 1e999, "label": "yes"}\n', ('x.jsonl:2', "'text'", 'inf')),
+    ('x.jsonl', ROW + '{"text": NaN, "label": "yes"}\n', ('x.jsonl:2', 'NaN', 'a number')),
+    ('x.jsonl', ROW + '{"text": "a", "text": "b"}\n', ('x.jsonl:2', "'text' more than once")),
+    ('x.jsonl', ROW + '{"a": ' + '[' * 10**5, ('x.jsonl:2', '100 levels', 'flat objects')),
+    ('x.jsonl', ROW.encode() + b'{"text": "\xe9"}', ('x.jsonl:2', '0xe9', 'position 10', 'UTF-8')),
+    ('x.jsonl', ROW + '{"text": "a\0"}\n', ('x.jsonl:2', 'NUL', 'position 11')),
+    ('x.jsonl', ROW * 2 + '{"text": "' + 'x' * 2**24, ('x.jsonl:3', 'more than 16,777,216')),
+    ('x.json', f'[{ROW}, {{"text": 3}}]', ('x.json:2:3', "'label'", "'text'")),
+    ('x.jsonl.gz', gzip.compress(ROW.encode() * 9)[:-9], ('x.jsonl.gz:', 'gzip file is broken')),
+    ('x.jsonl.gz', ROW, ('x.jsonl.gz:1', 'gzip file is broken', 'Not a gzipped file')),
+    ('x.tsv', 'text\tlabel\n', ('x.tsv', 'nothing after the line of column names')),
+    ('x.tsv', 'text\tlabel\na\tyes\nb\n', ('x.tsv:3', 'found 1, expected 2', "'text', 'label'")),
+    ('x.tsv', 'text\ttext\na\tb\n', ('x.tsv:1', 'each once', "'text'")),
+    ('x.tsv', 'text\tlabel\ra\tyes\r', ('x.tsv:1', 'carriage return')),
+    ('x.csv', 'text,label\na,yes\n"b,yes\n', ('x.csv:3', 'never closed')),
+    ('x.csv', 'text;label\na;yes\n', ('x.csv:1', 'semicolon', 'commas')),
+    ('x.xlsx', 'PK', ('x.xlsx', '.csv')),
 ])
-def test_files(content, words, train_argv, tmp_path, capsys):
-  (tmp_path / 'train.jsonl').write_text(content)
-  argv = train_argv(tmp_path / 'run', TRAIN_FILE=tmp_path / 'train.jsonl')
-  refused(argv, words, capsys)
+@pytest.mark.parametrize('macro', ['TRAIN_FILE', 'EVAL_FILE'])
+def test_files(name, content, words, macro, train_argv, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(model, 'load', lambda *unused: pytest.fail('the model was loaded first'))
+  path = tmp_path / name
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
+  refused(train_argv(tmp_path / 'run', **{macro: path}), words, capsys)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_broken_file_to_evaluate_on(train_argv, tmp_path, capsys):
+  (tmp_path / 'x.tsv').write_text('text\tlabel\na\tyes\nb\tnever\n')
+  argv = train_argv(None, run='runs/eval.gin', **{
+      'TRAIN_FILE': None, 'EVAL_FILE': tmp_path / 'x.tsv', 'INITIAL_CHECKPOINT_PATH': None,
+      'CHECKPOINT_PATH': 'random', 'TRAIN_STEPS_RELATIVE': None, 'EVAL_PERIOD': None,
+      'WRITE_PERIOD': None, 'LEARNING_RATE': None})
+  refused(['eval', *argv[1:]], ('x.tsv:3', "'never'", "'yes', 'no'"), capsys)
+
+
+def test_labels_that_are_cut_or_nothing(train_argv, tmp_path, capsys):
+  refused(train_argv(tmp_path / 'run', TASK_FEATURE_LENGTHS="{'inputs': 16, 'targets': 3}"),
+          ("'yes'", '4 tokens', 'targets to 3', '4 or more'), capsys)
+  refused(train_argv(tmp_path / 'run', CLASS_LABELS="{'yes': 'yes', 'no': ' '}"),
+          ('CLASS_LABELS', 'not empty'), capsys)
+
+
+def test_training_examples_to_evaluate_on_are_counted(train_argv, folder, tmp_path, caplog):
+  """A warning; the run goes on (to the next mistake, here)."""
+  lines = (folder / 'train.jsonl').read_text().splitlines()[:3]
+  (tmp_path / 'x.jsonl').write_text('\n'.join([*lines, '{"text": "new", "label": "no"}']))
+  argv = train_argv(tmp_path / 'run', EVAL_FILE=tmp_path / 'x.jsonl', BEST_METRIC='bleu')
+  with caplog.at_level(logging.WARNING):
+    assert main.main(argv) == 2
+  assert 'local_text: 3 of 4 examples of validation have the input of an example of train, as has '\
+      f'{folder / "train.jsonl"}:1: ' in caplog.text
 
 
 def test_model_dir_is_a_file(train_argv, tmp_path, capsys):
@@ -177,8 +233,11 @@ def infer_argv(train_argv):
     ('', ('empty',)),
     ('{"text": \n', ('in.txt:1', 'JSON')),
     ('fine\n{"words": "fine"}\n', ('in.txt:2', "'text'")),
-    ('{"inputs": "\\ud800"}\n', ('in.txt:1', 'ud800', 'half of a character')),
-    (b'fine\xff\n', ('in.txt', 'UTF-8', 'byte 4')),
+    ('{"inputs": "\\ud800"}\n', ('in.txt:1', 'ud800', 'half of a surrogate pair')),
+    ('fine\n{"text": NaN}\n', ('in.txt:2', 'NaN', 'number')),
+    ('{"text": ' + '[' * 10**5 + '\n', ('in.txt:1', '100 levels')),
+    (b'fine\nso fine\xff\n', ('in.txt:2', 'UTF-8', 'position 7')),
+    (b'fine\n\0\n', ('in.txt:2', 'NUL')),
 ])
 def test_infer_input(content, words, infer_argv, tmp_path, capsys):
   if content is not None:

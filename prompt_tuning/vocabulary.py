@@ -99,6 +99,10 @@ class SentencePieceVocabulary(Vocabulary):
     extra_ids: how many sentinels are added; None adds T5's 100, and none to a model that holds
       `<extra_id_0>` itself, as mT5's does.
 
+  Attributes:
+    is_unigram: whether pieces are chosen by their probabilities, as in every released T5; other
+      models merge pairs (BPE).
+
   Raises:
     UserError: the file is missing, is no SentencePiece model, or places pad, end of sequence and
       unknown at other ids than 0, 1 and 2.
@@ -106,7 +110,7 @@ class SentencePieceVocabulary(Vocabulary):
 
   def __init__(self, path: str | os.PathLike, extra_ids: int | None = None):
     self.path = os.fspath(path)
-    self._processor, self._model_hash, extra_ids = _load_sentencepiece(
+    self._processor, self._model_hash, extra_ids, self.is_unigram = _load_sentencepiece(
         self.path, os.stat(self.path).st_mtime_ns if os.path.isfile(self.path) else 0, extra_ids)
     super().__init__(extra_ids)
 
@@ -214,7 +218,8 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int | None):
   """Reads a model once per process; `mtime_ns` makes a changed file a new entry.
 
   Returns:
-    (the processor with its sentinels, hash of the file and of their number, their number).
+    (the processor with its sentinels, hash of the file and of their number, their number,
+    whether it is a unigram model).
   """
   del mtime_ns
   import sentencepiece
@@ -248,4 +253,5 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int | None):
         f'{path} places (pad, eos, unk) at {found}; T5 models need (0, 1, 2). Train the '
         'vocabulary with --pad_id=0 --eos_id=1 --unk_id=2 --bos_id=-1.')
   digest = hashlib.sha256(content + f'extra_ids={extra_ids}'.encode()).hexdigest()
-  return processor, digest, extra_ids
+  is_unigram = model.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.UNIGRAM
+  return processor, digest, extra_ids, is_unigram

@@ -28,7 +28,12 @@ from prompt_tuning.checkpoints.stored import StoredArray, StoredModel
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params
-from prompt_tuning.vocabulary import BYTES, DEFAULT_EXTRA_IDS
+from prompt_tuning.vocabulary import (
+  BYTES,
+  SentencePieceVocabulary,
+  Vocabulary,
+  load_vocabulary,
+)
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
@@ -187,24 +192,27 @@ def write_folder(
     params: the backbone's parameters and nothing beside them: a tree, looped or scanned, or
       {per-layer path: array or StoredArray}.
     vocabulary_file: SentencePiece file to put beside the weights, or 'bytes'.
-    extra_ids: sentinels of that vocabulary (None: 100; 0 for bytes).
+    extra_ids: sentinels of that vocabulary, see `vocabulary.load_vocabulary`.
     max_shard_bytes: weights above this are split into files of at most this size (of one
       parameter where that alone is larger).
 
   Raises:
-    UserError: a parameter that has no counterpart, such as a prompt, one that is missing, or a
-      folder that cannot be written.
+    UserError: a parameter that has no counterpart, such as a prompt, one that is missing, a
+      vocabulary that does not fit, or a folder that cannot be written.
   """
   arrays = stored.from_params(params)
   _check_complete(config, arrays)
   weights = _their_weights(config, arrays)
   settings = hf_config.write(config, weights['shared.weight'].dtype.name)
+  vocabulary = None
+  if vocabulary_file is not None:
+    vocabulary = _open_vocabulary(vocabulary_file, extra_ids, config)
   with new_folder(folder) as temporary:
     _write_weights(temporary, weights, max_shard_bytes)
     _write_json(temporary / CONFIG, settings)
     _write_json(temporary / 'generation_config.json', hf_config.SPECIAL_IDS)
-    if vocabulary_file is not None:
-      _write_vocabulary(temporary, vocabulary_file, extra_ids)
+    if vocabulary is not None:
+      _write_vocabulary(temporary, vocabulary)
 
 
 def _check_complete(config, arrays):
@@ -259,15 +267,30 @@ def _write_weights(folder, weights, max_shard_bytes):
       'weight_map': index})
 
 
-def _write_vocabulary(folder, vocabulary_file, extra_ids):
-  if str(vocabulary_file) == BYTES:
-    tokenizer = {'tokenizer_class': 'ByT5Tokenizer', 'extra_ids': extra_ids or 0}
-  else:
-    shutil.copyfile(vocabulary_file, folder / VOCABULARY)
-    tokenizer = {'tokenizer_class': 'T5Tokenizer',
-                 'extra_ids': DEFAULT_EXTRA_IDS if extra_ids is None else extra_ids}
-  _write_json(folder / TOKENIZER,
-              {**tokenizer, 'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'})
+def _open_vocabulary(path, extra_ids, config) -> Vocabulary:
+  """The vocabulary to put beside the weights; says what transformers 5 makes of it."""
+  vocabulary = load_vocabulary(path, extra_ids)
+  if vocabulary.vocab_size > config.vocab_size:
+    raise UserError(f'{path} has {vocabulary.vocab_size} ids and the model {config.vocab_size} '
+                    'embeddings. Give the vocabulary of this model.')
+  if isinstance(vocabulary, SentencePieceVocabulary):
+    if not vocabulary.is_unigram:
+      _log.warning('%s is no unigram model, and transformers 5 takes every spiece.model of a T5 '
+                   'for one: its tokenizer gives other ids. That of transformers 4 gives the same.',
+                   path)
+    if config.relative_attention_per_layer:
+      _log.warning('Open the tokenizer of this UMT5 with T5Tokenizer in transformers 5, whose '
+                   'AutoTokenizer wants a tokenizer.json for it, which is not written.')
+  return vocabulary
+
+
+def _write_vocabulary(folder, vocabulary):
+  if isinstance(vocabulary, SentencePieceVocabulary):
+    shutil.copyfile(vocabulary.path, folder / VOCABULARY)
+  kind = 'T5' if isinstance(vocabulary, SentencePieceVocabulary) else 'ByT5'
+  _write_json(folder / TOKENIZER, {
+      'tokenizer_class': f'{kind}Tokenizer', 'extra_ids': vocabulary.extra_ids,
+      'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'})
 
 
 def _write_json(path, value):

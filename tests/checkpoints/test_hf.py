@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 import shutil
 import weakref
 
@@ -17,6 +18,7 @@ from prompt_tuning.checkpoints import hf, restore
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params
+from prompt_tuning.vocabulary import load_vocabulary
 
 V11 = T5Config(vocab_size=24, emb_dim=8, num_heads=3, head_dim=4, mlp_dim=12, num_encoder_layers=3,
                num_decoder_layers=2, relative_attention_num_buckets=9, dropout_rate=0.0)
@@ -492,19 +494,50 @@ def test_defaults_of_an_old_config(tmp_path):
   assert hf.open_folder(tmp_path).config == V10
 
 
-def test_vocabularies(folder, tmp_path):
+def test_vocabularies_read(folder):
   assert hf.open_folder(folder).vocabulary is None
   (folder / 'spiece.model').write_bytes(b'x')
   model = hf.open_folder(folder)
   assert (model.vocabulary, model.extra_ids) == (str(folder / 'spiece.model'), None)
   settings(folder, model_type='mt5')
   assert hf.open_folder(folder).extra_ids == 0
-  hf.write_folder(tmp_path / 'b', V11, random_params(V11), extra_ids=5,
-                  vocabulary_file=folder / 'spiece.model')
-  assert hf.open_folder(tmp_path / 'b').extra_ids == 5
-  assert (tmp_path / 'b' / 'spiece.model').read_bytes() == b'x'
-  hf.write_folder(tmp_path / 'c', V11, random_params(V11), vocabulary_file='bytes')
-  assert hf.open_folder(tmp_path / 'c').vocabulary == 'bytes'
+  (folder / 'tokenizer_config.json').write_text('{"extra_ids": 7}')
+  assert hf.open_folder(folder).extra_ids == 7
+
+
+DEMO_VOCABULARY = restore.demo_folder() / 'spiece.model'  # 3,000 pieces, not a unigram model
+
+
+def with_rows(rows, config=V10):
+  return dataclasses.replace(config, vocab_size=rows)
+
+
+@pytest.mark.parametrize('given, asked, kept', [
+    (DEMO_VOCABULARY, None, 100), (DEMO_VOCABULARY, 5, 5), ('bytes', None, 0)])
+def test_vocabularies_written(tmp_path, given, asked, kept):
+  config = with_rows(3100)
+  hf.write_folder(tmp_path, config, random_params(config), vocabulary_file=given, extra_ids=asked)
+  tokenizer = json.loads((tmp_path / 'tokenizer_config.json').read_text())
+  assert tokenizer['tokenizer_class'] == ('ByT5Tokenizer' if given == 'bytes' else 'T5Tokenizer')
+  assert tokenizer['extra_ids'] == hf.open_folder(tmp_path).extra_ids == kept
+  vocabulary = load_vocabulary(hf.open_folder(tmp_path).vocabulary, kept)
+  assert vocabulary == load_vocabulary(given, asked)
+
+
+def test_a_vocabulary_that_does_not_fit(tmp_path):
+  params = random_params(V10)
+  for given, match in ((DEMO_VOCABULARY, '3100 ids and the model 24 embeddings'),
+                       (tmp_path / 'none', 'There is no vocabulary file'),
+                       (pathlib.Path(__file__), 'is not a SentencePiece model')):
+    with pytest.raises(UserError, match=match):
+      hf.write_folder(tmp_path / 'new', V10, params, vocabulary_file=given)
+  assert not list(tmp_path.iterdir())
+
+
+def test_what_their_tokenizers_make_of_it_is_said(tmp_path, caplog):
+  config = with_rows(3100, UMT5)
+  hf.write_folder(tmp_path, config, random_params(config), vocabulary_file=DEMO_VOCABULARY)
+  assert 'is no unigram model' in caplog.text and 'AutoTokenizer wants a tok' in caplog.text
 
 
 @pytest.mark.parametrize('extra_ids', [-1, 25, 10**12, 1.5, '100'])

@@ -64,7 +64,7 @@ def _blocks(pieces: Iterable[str], name: str) -> Iterator[list[str]]:
   """Lists of whole lines: a step of a Python generator for each line would take half the time."""
   number = 1
   begun, size = [], 0  # parts of a line whose end has not come yet
-  for piece in pieces:
+  for piece in filter(None, pieces):  # a byte order mark alone leaves an empty one
     block = io.StringIO(piece, newline='\n').readlines()  # splitlines() knows other ends
     begun.append(block[0])
     size += len(block[0])

@@ -144,6 +144,9 @@ PACKED = gzip.compress(b'{"a": 1}\n' * 99)
     ('x.jsonl', '', 'holds no rows'),
     ('x.jsonl', '\n \n', 'holds no rows'),
     ('x.json', ' \n', 'holds no rows'),
+    ('x.json', b'\xef\xbb\xbf', 'holds no rows'),
+    ('x.jsonl', b'\xef\xbb\xbf', 'holds no rows'),
+    ('x.csv', b'\xef\xbb\xbf', 'holds no rows'),
     ('x.jsonl.gz', '', 'holds no rows'),
     ('x.parquet', 'x', r'suffix, which has to be one of .jsonl'),
     # gzip

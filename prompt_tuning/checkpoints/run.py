@@ -4,10 +4,16 @@ Never the frozen parameters, so a save is a few kilobytes over its arrays. Writt
 background; a step's folder gets its name only when it is whole.
 """
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import logging
 import math
+import os
 import pathlib
+import platform
+import re
+import shutil
 import time
 from typing import Any
 
@@ -19,6 +25,7 @@ from prompt_tuning import version
 from prompt_tuning.errors import UserError
 
 _ARRAYS, _RUN = 'arrays', 'run'
+_REPLACED = 'replaced_'  # a step's folder while the step is written anew
 _log = logging.getLogger(__name__)
 
 
@@ -30,11 +37,13 @@ class Restored:
     step: the step it was saved at.
     arrays: a tree like the one that was asked for.
     info: the JSON values saved beside it.
+    versions: {library: version} that wrote it.
   """
 
   step: int
   arrays: Any
   info: dict
+  versions: dict
 
 
 class RunCheckpoints:
@@ -71,6 +80,8 @@ class RunCheckpoints:
     self._sign = 1 if maximize else -1
     self._writable = create
     try:
+      if create:
+        _put_back(self.directory)
       self._manager = _open_manager(self.directory, self._preserve, create)
     except OSError as error:
       raise UserError(f'Cannot use {self.directory} for checkpoints: {error}. Give a MODEL_DIR '
@@ -101,37 +112,64 @@ class RunCheckpoints:
     return self._scores.get(step)
 
   def save(self, step: int, arrays, info: dict | None = None, *,
-           score: float | None = None) -> bool:
+           score: float | None = None, replace: bool = False) -> bool:
     """Starts writing a checkpoint; the values are copied before this returns.
 
     Args:
-      step: the step; one that is there already is left as it is.
+      step: the step; one that is there already is left as it is, unless `replace`.
       arrays: tree of arrays and typed keys: trainable parameters, optimizer state, rng. optax's
         named tuples are fine.
       info: JSON values: position of the data, history of metrics, the run's configuration.
       score: what the best checkpoint is chosen by; NaN counts as none.
+      replace: write a step that is there anew. The old one is only removed once the new one is
+        whole, so this one save waits for the disk.
 
     Returns:
       Whether a save was started.
 
     Raises:
-      UserError: an earlier save failed, for example because the disk is full.
+      UserError: this save cannot begin, or an earlier one failed, for example because the disk is
+        full.
     """
-    import orbax.checkpoint as ocp
     step = int(step)
     self.wait()
-    if step in self._manager.all_steps():
+    if not self.directory.is_dir():  # orbax would make it anew, with nothing else of the run in it
+      raise self._failed(FileNotFoundError('the folder is gone'))
+    there = step in self._manager.all_steps()
+    if there and not replace:
       return False
+    if there:
+      with self._replaced(step):
+        self._start(step, arrays, info, score)
+        self.wait()
+    else:
+      self._start(step, arrays, info, score)
+    return True
+
+  def _start(self, step, arrays, info, score):
+    import orbax.checkpoint as ocp
     if score is not None and not math.isnan(score):
       self._scores[step] = float(score)
     run = {'step': step, 'scores': {str(s): v for s, v in self._scores.items()},
-           'info': info or {}, 'versions': _versions()}
+           'info': info or {}, 'versions': versions()}
     args = ocp.args.Composite(**{_ARRAYS: ocp.args.PyTreeSave(_to_host(arrays)),
                                  _RUN: ocp.args.JsonSave(run)})
     try:
-      return self._manager.save(step, args=args, force=True)
-    except OSError as error:
+      self._manager.save(step, args=args, force=True)
+    except Exception as error:  # as in `wait`
       raise self._failed(error) from error
+
+  @contextlib.contextmanager
+  def _replaced(self, step):
+    """Keeps a step under another name until the block has written it anew."""
+    folder = self.directory / str(step)
+    kept = folder.with_name(f'{_REPLACED}{step}')
+    if jax.process_index() == 0:
+      folder.rename(kept)
+    self._manager.reload()
+    yield
+    if jax.process_index() == 0:
+      shutil.rmtree(kept)
 
   def restore(self, like, step: int | None = None, *, partial: bool = False) -> Restored:
     """Reads a checkpoint: values, dtypes and structure as they were saved.
@@ -163,12 +201,21 @@ class RunCheckpoints:
     raise UserError(f'{self.directory} holds no checkpoint.')
 
   def info(self, step: int | None = None) -> dict:
-    """The JSON values of a step (None: the latest); empty where there is none."""
-    step = self.latest_step() if step is None else step
-    try:
-      return {} if step is None else self._run(step)['info']
-    except Exception as error:  # as in `restore`
-      raise UserError(f'{self.directory / str(step)} cannot be read: {error}.') from error
+    """The JSON values of a step (None: the latest that can be read); empty where there is none.
+
+    Raises:
+      UserError: the step, or every step, cannot be read.
+    """
+    steps = self.all_steps()[::-1] if step is None else [step]
+    for candidate in steps:
+      try:
+        return self._run(candidate)['info']
+      except Exception as error:  # as in `restore`
+        if candidate == steps[-1]:
+          raise UserError(
+              f'{self.directory / str(candidate)} cannot be read: {error}.') from error
+        _log.warning('%s cannot be read: %s', self.directory / str(candidate), error)
+    return {}
 
   def delete_after(self, step: int):
     """Removes newer steps, so that a run that goes on from `step` can write them anew."""
@@ -185,7 +232,7 @@ class RunCheckpoints:
     """
     try:
       self._manager.wait_until_finished()
-    except OSError as error:
+    except Exception as error:  # a full disk is an OSError of orbax or a ValueError of tensorstore
       raise self._failed(error) from error
 
   def close(self):
@@ -206,7 +253,9 @@ class RunCheckpoints:
       self._scores.pop(step, None)
 
   def _failed(self, error) -> UserError:
-    return UserError(f'Saving to {self.directory} failed: {error}. The checkpoints before it are '
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    reason = os.strerror(int(code.group(1))) if code else error
+    return UserError(f'Saving to {self.directory} failed: {reason}. The checkpoints before it are '
                      'whole. Make room or mend the folder, then start the same command again.')
 
   def _ranked(self, steps) -> list[int]:
@@ -252,7 +301,19 @@ class RunCheckpoints:
     values = [_place(restored[_ARRAYS][path] if path in saved else np.empty(data.shape, data.dtype),
                      leaf)
               for (path, data), leaf in zip(expected.items(), leaves, strict=True)]
-    return Restored(step, jax.tree.unflatten(structure, values), restored[_RUN]['info'])
+    run = restored[_RUN]
+    return Restored(step, jax.tree.unflatten(structure, values), run['info'],
+                    run.get('versions', {}))
+
+
+def _put_back(directory):
+  """Undoes what a process that was killed while it replaced a step has left."""
+  for kept in directory.glob(f'{_REPLACED}*'):
+    step = directory / kept.name.removeprefix(_REPLACED)
+    if step.exists():
+      shutil.rmtree(kept)
+    else:
+      kept.rename(step)
 
 
 def _open_manager(directory, preserve, create):
@@ -272,7 +333,10 @@ def _open_manager(directory, preserve, create):
     registry.add(name, restore, handler)
   options = ocp.CheckpointManagerOptions(
       create=create, cleanup_tmp_directories=create, save_root_metadata=False,
-      preservation_policy=Policy())
+      preservation_policy=Policy(),
+      # A folder that cannot be made is then an error here; made in the background, it leaves
+      # threads that wait many minutes for it.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False))
   return ocp.CheckpointManager(directory, options=options, handler_registry=registry)
 
 
@@ -336,5 +400,8 @@ def _place(value, like):
   return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def _versions() -> dict[str, str]:
-  return {'prompt_tuning': version.__version__, 'jax': jax.__version__}
+def versions() -> dict[str, str]:
+  """{library: version} of what decides a run's numbers and the format of its checkpoints."""
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'orbax-checkpoint', 'grain')
+  return {'prompt_tuning': version.__version__, 'python': platform.python_version()} | {
+      name: importlib.metadata.version(name) for name in names}

@@ -159,6 +159,14 @@ def operative_text() -> str:
   return gin.operative_config_str(max_line_length=100)
 
 
+def bindings() -> dict[str, str]:
+  """{name: value as text} of every binding: macros, and parameters with their scope and module."""
+  return {
+      '/'.join(filter(None, (scope, *([] if selector == _MACRO else [f'{selector}.{name}'])))):
+      repr(value)
+      for (scope, selector), values in gin_config._CONFIG.items() for name, value in values.items()}
+
+
 def macro(name: str, default=None):
   """The value of a macro that is defined, else `default`."""
   if (name, _MACRO) not in gin_config._CONFIG:

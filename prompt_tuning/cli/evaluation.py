@@ -1,8 +1,8 @@
 """One evaluation of a model on a split: what `train` does now and then and `eval` does once."""
 
 import dataclasses
-import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 
@@ -33,20 +33,23 @@ class Evaluation:
     rank: also measure rank classification, as rank/NAME, where the task has labels.
     loss: how the loss is measured.
     seed: of the answers, where DECODE_STRATEGY is 'sample'.
+    before_batch: called before each batch; what it raises ends the evaluation.
   """
 
   def __init__(self, model, data: data_lib.DataConfig, decode: DecodeConfig, batch_size: int,
                max_batches: int | None = None, *, folder=None, output: pathlib.Path | None = None,
                split: str | None = None, rank: bool = False, loss: LossConfig | None = None,
-               seed: int = 0):
+               seed: int = 0, before_batch: Callable[[], None] = lambda: None):
     self._model, self._task, self._rank = model, data.task, rank
     self._decode, self._rng = with_length(decode, data), sampling_rng(decode, seed)
     self._output = output
-    cache = data_lib.cache(data, split or data.task.eval_split, model.vocabulary, folder)
+    self.cache = cache = data_lib.cache(
+        data, split or data.task.eval_split, model.vocabulary, folder)
+    self.answers = ()  # texts of the latest evaluation
     self._batches = loader_lib.for_evaluation(
         cache, batch_size, max_batches=max_batches,
         buckets=data_lib.buckets(data, cache, model.prompt_length))
-    self._place = functools.partial(partitioning.shard_batch, mesh=model.mesh)
+    self._before_batch = before_batch
     self._loss_step = step.make_eval_step(model.peft, loss=loss)
     # None: not known before the first evaluation.
     self.metric_names = data_lib.metric_names(data.task, cache) if (
@@ -67,12 +70,17 @@ class Evaluation:
     shared = {'place_batch': self._place, 'output_file': self._file(name)}
     result = evaluator.evaluate(self._task, self._model.peft, params, self._batches,
                                 self._model.vocabulary, self._decode, rng=self._rng, **shared)
+    self.answers = tuple(prediction['prediction'] for prediction in result.predictions)
     if not self._rank:
       return result.metrics
     shared['output_file'] = self._file(f'{name}_rank')
     ranked = scoring.rank_classification(self._task, self._model.peft, params, self._batches,
                                          self._model.vocabulary, **shared)
     return result.metrics | {f'rank/{key}': value for key, value in ranked.metrics.items()}
+
+  def _place(self, arrays):
+    self._before_batch()
+    return partitioning.shard_batch(arrays, self._model.mesh)
 
   def _file(self, name):
     return None if self._output is None else self._output / f'{name}.jsonl'

@@ -28,6 +28,7 @@ def start():
     logger.addHandler(_Stderr())
     logger.setLevel(logging.INFO)
     logger.propagate = False
-  logging.getLogger('absl').setLevel(logging.ERROR)  # orbax narrates every save
+  # orbax narrates every save, and prints the traceback of every error that it also raises.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(data.user_cache() / 'compiled'))

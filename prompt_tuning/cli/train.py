@@ -16,11 +16,14 @@ import optax
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import partitioning
+from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.checkpoints.run import RunCheckpoints
+from prompt_tuning.checkpoints.run_lock import RunLock
+from prompt_tuning.cli import checkup, dry_run, evaluation, past_run, process, resume
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
-from prompt_tuning.cli import dry_run, evaluation, past_run, process
+from prompt_tuning.cli import interruption as interruption_lib
 from prompt_tuning.cli import model as model_lib
 from prompt_tuning.data import loader as loader_lib
 from prompt_tuning.decoding.generate import DecodeConfig
@@ -32,10 +35,8 @@ from prompt_tuning.training import state as state_lib
 
 log = logging.getLogger(__name__)
 
-_PLAN_NAMES = {
-    'cache': 'training data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary)',
-    'batch_size': 'BATCH_SIZE', 'seed': 'RANDOM_SEED', 'shapes': 'shapes (MAX_BUCKETS)',
-    'remainder': 'remainder of an epoch'}
+# What the command says about how a run ended.
+_EXIT_CODES = {loop.STOPPED: interruption_lib.EXIT_CODE, loop.NONFINITE: 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,15 @@ class TrainConfig:
   eval_steps: int | None = None
   eval_at_start: bool = False
   save_period: int | None = 1000
+  keep_last: int = 2
+  keep_best: int = 1
+  keep_every: int | None = None
+  skip_nonfinite_steps: int = 0
   write_period: int = 100
   best_metric: str | None = None
   best_mode: str | None = None
   patience: int | None = None
+  doctor: bool = True
   seed: int = 0
 
   def __post_init__(self):
@@ -69,31 +75,42 @@ class TrainConfig:
       raise UserError('No method is configured, so nothing would be trained: add '
                       '--gin_file=peft/prompt.gin, or another of peft/.')
     for name in ('batch_size', 'eval_batch_size', 'num_microbatches', 'train_steps_relative',
-                 'eval_period', 'eval_steps', 'save_period', 'write_period', 'patience'):
+                 'eval_period', 'eval_steps', 'save_period', 'write_period', 'patience',
+                 'keep_last', 'keep_every'):
       config_lib.check_range(name.upper(), getattr(self, name), 1)
-    for name in ('train_steps', 'initial_step'):
+    for name in ('train_steps', 'initial_step', 'keep_best', 'skip_nonfinite_steps'):
       config_lib.check_range(name.upper(), getattr(self, name), 0)
     rows, parts = self.batch_size, self.num_microbatches
     if isinstance(rows, int) and isinstance(parts, int) and rows % parts:
       raise UserError(f'NUM_MICROBATCHES is {parts}, which does not divide BATCH_SIZE, {rows}.')
 
 
-def main(flags):
-  """Runs the verb."""
+def main(flags) -> int:
+  """Runs the verb; returns the exit code."""
   process.start()
   config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
   config = config_lib.build(TrainConfig, flags.run_file)
   if flags.dry_run:
     dry_run.print_training(config)
-  else:
-    run(config)
+    return 0
+  return _EXIT_CODES.get(run(config).reason, 0)
 
 
 def run(config: TrainConfig) -> loop.Result:
   """Trains, or goes on with what MODEL_DIR holds."""
   for split in (config.data.task.train_split, config.data.task.eval_split):
     data_lib.check_split(config.data.task, split)
+  data_lib.check_examples(config.data.task, config.data.task.train_split,
+                          config.data.task.eval_split)
   folder = _make_folder(config.model_dir)
+  with _hold(folder) as lock:
+    resume.check_config(folder)
+    return _train(config, folder, lock)
+
+
+def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> loop.Result:
+  """`run`, in a MODEL_DIR that is ours."""
+  interruption = interruption_lib.Interruption()
   model = model_lib.load(config.model, config.data.task.labels)
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
   loader = loader_lib.for_training(
@@ -101,7 +118,8 @@ def run(config: TrainConfig) -> loop.Result:
       buckets=data_lib.buckets(config.data, cache, model.prompt_length))
   evaluate = evaluation.Evaluation(
       model, config.data, config.decode, config.eval_batch_size, config.eval_steps, folder=folder,
-      output=folder / 'predictions', loss=config.loss, seed=config.seed)
+      output=folder / 'predictions', loss=config.loss, seed=config.seed,
+      before_batch=lambda: _stop_if(interruption.requested))
   loop_config = _loop_config(config, evaluate.metric_names)
   first_step = config.initial_step if config.initial_step is not None else model.base_step
   last_step = loop.last_step(first_step, config.train_steps, config.train_steps_relative)
@@ -110,32 +128,59 @@ def run(config: TrainConfig) -> loop.Result:
   state = state_lib.create(trainable, config.optimizer, first_step)
   # One placement for the whole state: another after the first step would compile a second time.
   state = state.replace(step=partitioning.replicate(state.step, model.mesh),
-                        opt_state=partitioning.replicate(state.opt_state, model.mesh))
-  start = metrics.copy_prompts(trainable)
+                        opt_state=partitioning.replicate(state.opt_state, model.mesh),
+                        nonfinite=partitioning.replicate(state.nonfinite, model.mesh))
+  prompt_start = metrics.copy_prompts(trainable)
   _log_plan(config, model, loader, trainable, frozen, first_step, last_step)
+  if config.doctor:
+    checkup.log_cheap(config, model, loader.cache, evaluate.cache, first_step, last_step)
 
-  with RunCheckpoints(folder / past_run.CHECKPOINTS,
+  plan = resume.plan(loader, evaluate.cache, config.data.seed)
+  with RunCheckpoints(folder / past_run.CHECKPOINTS, keep_last=config.keep_last,
+                      keep_best=config.keep_best, keep_every=config.keep_every,
                       maximize=loop_config.best_mode == 'max') as checkpoints:
-    state, rng, history = _restore(checkpoints, state, rng, loader, model, config)
+    start = resume.restore(checkpoints, resume.Start(state=state, rng=rng), loader, model, plan)
     # Only now: a start that is refused leaves the configuration of the run that is there.
     _write_config(folder)
-    save = functools.partial(_save, checkpoints, model, config, loop_config, loader, rng, folder)
-    step_fn = step.make_train_step(model.peft, config.optimizer, loss=config.loss,
-                                   num_microbatches=config.num_microbatches)
-    with writers.open_writers(folder, int(state.step), last_step) as writer:
+    write_prompt = functools.partial(_write_prompt, folder, model, config)
+    save = resume.Saver(
+        checkpoints, lock, start, loop_config, write_prompt, config.skip_nonfinite_steps,
+        {'plan': plan, 'base_fingerprint': model.base_fingerprint})
+    step_fn = step.make_train_step(
+        model.peft, config.optimizer, loss=config.loss, num_microbatches=config.num_microbatches,
+        max_nonfinite=config.skip_nonfinite_steps)
+    with writers.open_writers(folder, start.step, last_step, start.evaluated) as writer, (
+        interruption):
+      if config.doctor:
+        writer = checkup.watched(writer, config, evaluate, prompt_start, first_step)
       result = loop.train(
-          state,
-          step_fn=lambda state, batch: step_fn(state, frozen, batch, rng),
+          start.state,
+          step_fn=lambda state, batch: step_fn(state, frozen, batch, start.rng),
           next_batch=lambda: partitioning.shard_batch(next(loader), model.mesh),
           last_step=last_step, config=loop_config,
           evaluate=lambda state: evaluate(
               params_lib.merge(state.trainable, frozen), f'step_{int(state.step)}'),
-          save=save, write=writer.write, tick=writer.tick, history=history, prompt_start=start)
+          save=save, write=writer.write, tick=writer.tick, should_stop=interruption.should_stop,
+          on_nonfinite=functools.partial(resume.report_nonfinite, folder, loader, save.batch_of),
+          history=start.history, totals=start.totals, first_step=first_step,
+          prompt_start=prompt_start)
   loader.close()
-  if result.best is None:
-    _write_prompt(folder, model, config, result.state.trainable, {})
+  if result.best is None and result.reason in (loop.FINISHED, loop.PATIENCE):
+    write_prompt(result.state.trainable, {})
   _log_end(folder, result)
   return result
+
+
+def _hold(folder: pathlib.Path):
+  """The lock of MODEL_DIR; of several processes of one run, the first holds it for all."""
+  alone = not jax.distributed.is_initialized() or jax.process_index() == 0
+  return RunLock(folder) if alone else contextlib.nullcontext()
+
+
+def _stop_if(requested: bool):
+  """Ends an evaluation early; the next start does it again."""
+  if requested:
+    raise loop.Stopped
 
 
 def _make_folder(model_dir: str) -> pathlib.Path:
@@ -149,8 +194,9 @@ def _make_folder(model_dir: str) -> pathlib.Path:
 def _write_config(folder: pathlib.Path):
   """Keeps the configuration in MODEL_DIR."""
   with _writing(folder):
-    (folder / past_run.CONFIG).write_text(config_lib.text(), encoding='utf-8')
-    (folder / 'operative_config.gin').write_text(config_lib.operative_text(), encoding='utf-8')
+    for name, text in ((past_run.CONFIG, config_lib.text()),
+                       ('operative_config.gin', config_lib.operative_text())):
+      write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
 
 
 @contextlib.contextmanager
@@ -195,69 +241,29 @@ def _log_plan(config, model, loader, trainable, frozen, first_step, last_step):
              'INITIAL_STEP' if config.initial_step is not None else 'that of the base')
 
 
-def _restore(checkpoints, state, rng, loader, model, config):
-  """(state, rng, history): of the latest checkpoint, or as given in a new MODEL_DIR."""
-  if checkpoints.latest_step() is None:
-    return state, rng, []
-  restored = checkpoints.restore(_arrays(state, rng))
-  model.check_base(restored.info['base_fingerprint'], checkpoints.directory,
-                   'Give the same INITIAL_CHECKPOINT_PATH, or another MODEL_DIR.')
-  _check_plan(restored.info.get('plan', {}), _plan(loader, config), checkpoints.directory)
-  loader.index = restored.info['data_index']
-  log.info('Continuing from step %d of %s.', restored.step, checkpoints.directory)
-  arrays = restored.arrays
-  state = state.replace(step=arrays['step'], trainable=arrays['trainable'],
-                        opt_state=arrays['opt_state'])
-  return state, arrays['rng'], restored.info['history']
-
-
-def _plan(loader, config) -> dict:
-  """All that decides which examples batch n holds, as JSON values."""
-  plan = loader.plan
-  return {'cache': pathlib.Path(loader.cache.path).name, 'batch_size': plan.batch_size,
-          'seed': config.data.seed, 'shapes': [list(shape) for shape in plan.buckets],
-          'remainder': plan.remainder}
-
-
-def _check_plan(theirs: dict, ours: dict, directory):
-  """Refuses to go on at the old position of other batches; a run without a plan is believed."""
-  wrong = [f'{_PLAN_NAMES[name]}: {theirs[name]} there, {value} here'
-           for name, value in ours.items() if theirs.get(name, value) != value]
-  if wrong:
-    raise UserError(f'{directory} was trained on other batches: {"; ".join(wrong)}. Continue with '
-                    'the same settings, or choose another MODEL_DIR.')
-
-
-def _arrays(state, rng) -> dict:
-  return {'trainable': state.trainable, 'opt_state': state.opt_state, 'step': state.step,
-          'rng': rng}
-
-
-def _save(checkpoints, model, config, loop_config, loader, rng, folder, state, history, is_best):
-  """Saves a checkpoint; the best one's leaves also become the prompt file."""
-  now = int(state.step)
-  evaluated = history[-1]['metrics'] if history and history[-1]['step'] == now else {}
-  info = {'data_index': loader.index, 'plan': _plan(loader, config), 'history': history,
-          'best': loop.best_evaluation(history, loop_config),
-          'base_fingerprint': model.base_fingerprint}
-  checkpoints.save(now, _arrays(state, rng), info, score=evaluated.get(loop_config.best_metric))
-  if is_best:
-    _write_prompt(folder, model, config, state.trainable, evaluated)
-
-
 def _write_prompt(folder, model, config, trainable, evaluated):
   """Writes the trained leaves, unless they are the whole model."""
   if params_lib.count(trainable) == params_lib.count(model.params):
     return
   prompt_file.save_prompt(folder / past_run.PROMPT, trainable, {
-      'method': ','.join(type(method).__name__ for method in model.peft.methods),
-      'methods': description.describe(model.peft.methods),
+      **description.metadata(model.peft.methods),
       'base_fingerprint': model.base_fingerprint, 'vocabulary_hash': model.vocabulary.hash,
       'task': config.data.task.name, 'metric': evaluated, 'seed': config.seed})
 
 
 def _log_end(folder, result):
-  if result.stopped_early:
+  step = int(result.state.step)
+  if result.reason == loop.STOPPED:
+    log.info('Stopped at step %d and saved; the same command goes on from there.', step)
+    return
+  if result.reason == loop.NONFINITE:
+    log.error(
+        'The run ends at step %d, the last with a finite loss and gradient, which is saved; %s '
+        'names the examples of the step after it. Usual causes: LEARNING_RATE too high, a broken '
+        'base, PARAM_DTYPE or ACTIVATION_DTYPE bfloat16. --gin.SKIP_NONFINITE_STEPS=N leaves up to '
+        'N such steps out.', step, folder / resume.NONFINITE_FILE)
+    return
+  if result.reason == loop.PATIENCE:
     log.info('Stopped early: PATIENCE evaluations without a better one.')
   if result.best is not None:
     log.info('Best evaluation at step %d: %g.', *result.best)

@@ -1,7 +1,7 @@
 """The training loop: a fixed order of calls, and what the history of evaluations says.
 
-The loop owns no file, no data and no mesh: it is given callables. Steps are dispatched ahead of
-the device; it waits only where it writes, evaluates or saves.
+The loop owns no file, no data, no signal and no mesh: it is given callables. Steps are dispatched
+a few ahead of the device; it waits for all of them only where it writes, evaluates or saves.
 """
 
 import dataclasses
@@ -12,6 +12,16 @@ import jax
 
 from prompt_tuning import errors
 from prompt_tuning.training import metrics as metrics_lib
+
+# Why a run ended.
+FINISHED = 'finished'  # the last step is done
+PATIENCE = 'patience'  # evaluations did not get better
+STOPPED = 'stopped'  # it was asked to; the next start goes on
+NONFINITE = 'nonfinite'  # more steps with a NaN or infinite loss or gradient than are left out
+
+
+class Stopped(Exception):
+  """What `evaluate` raises where the run is asked to stop in the middle of it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,12 +65,12 @@ class Result:
     state: the last TrainState.
     history: every evaluation, [{'step': int, 'metrics': {name: float}}].
     best: (step, value) of the best evaluation, or None.
-    stopped_early: patience ran out before the last step.
+    reason: why it ended, FINISHED, PATIENCE, STOPPED or NONFINITE.
   """
   state: Any
   history: list
   best: tuple[int, float] | None
-  stopped_early: bool
+  reason: str
 
 
 def last_step(first_step, train_steps=None, train_steps_relative=None):
@@ -126,8 +136,9 @@ def _due(step, period):
 
 
 def train(state, *, step_fn, next_batch, last_step, config, evaluate=None, save=None, write=None,
-          tick=None, history=(), prompt_start=None):
-  """Trains until `last_step`, or until patience runs out.
+          tick=None, should_stop=None, on_nonfinite=None, history=(), totals=None, first_step=None,
+          prompt_start=None):
+  """Trains until `last_step`, until patience runs out, or until it is asked to stop.
 
   Args:
     state: TrainState, fresh or restored. It is donated.
@@ -136,62 +147,80 @@ def train(state, *, step_fn, next_batch, last_step, config, evaluate=None, save=
     next_batch: () -> batch, on the devices.
     last_step: int, absolute.
     config: LoopConfig.
-    evaluate: (state) -> {name: float}, or None.
-    save: (state, history, is_best) -> None, or None. It must have copied the state when it
-      returns.
+    evaluate: (state) -> {name: float}, or None. It may raise Stopped.
+    save: (state, history, is_best, totals) -> None, or None. It must have copied the state when it
+      returns; totals are the metrics that were not written yet, as JSON values.
     write: (step, {name: float}) -> None, or None; names start with 'train/' or 'eval/'.
     tick: (step) -> None after each step was dispatched, for a progress bar; or None.
+    should_stop: (step) -> bool, asked before each step; True ends the run with a save and no
+      evaluation, so that it takes seconds. None: never.
+    on_nonfinite: ([{'step':, 'loss':, 'grad_norm':}]) -> None, hears of steps that were not
+      applied, a write period later at most; or None.
     history: the restored run's evaluations.
+    totals: what `save` got beside them.
+    first_step: the step that the run began at before it was ever resumed; None: the state's.
     prompt_start: {path: array} as from metrics.copy_prompts, where distances are measured from;
       None: the given state.
 
   Returns:
     Result.
   """
-  run = _Run(config, evaluate, save, write, history, state, prompt_start)
-  step = first = int(state.step)
+  run = _Run(config, evaluate, save, write, on_nonfinite, history, totals, state, prompt_start)
+  step = begun = int(state.step)
+  first_step = begun if first_step is None else first_step
   while True:
-    ending = step >= last_step or run.patience_is_gone()
+    # 1. Stop where that is asked for: what follows is a save and nothing else.
+    if should_stop is not None and should_stop(step):
+      run.reason = run.reason or STOPPED
 
-    # 1. Evaluate the old state, so that what is saved next carries its own result.
+    # 2. Evaluate the old state, so that what is saved next carries its own result.
     is_best = False
-    if ending or (_due(step, config.eval_period) if step > first else config.evaluate_at_start):
+    due = _due(step, config.eval_period) if step > first_step else config.evaluate_at_start
+    if due or step >= last_step or run.patience_is_gone():
       is_best = run.evaluate(state, step)
-      ending = ending or run.patience_is_gone()
+    if not run.reason and (step >= last_step or run.patience_is_gone()):
+      run.reason = FINISHED if step >= last_step else PATIENCE
+      run.write(state, step)
 
-    # 2. Save it: state, data position and history belong to the same step.
-    if is_best or (step > first and (ending or _due(step, config.checkpoint_period))):
-      run.save(state, is_best)
-    if ending:
-      break
+    # 3. Save it: state, data position and history belong to the same step. The step that the run
+    # goes on from is there already, unless its evaluation was still due.
+    news = step > begun or (step > first_step and len(run.history) > len(history))
+    if is_best or (news and (run.reason or _due(step, config.checkpoint_period))):
+      run.save(state, step, is_best)
+    if run.reason:
+      return Result(state=state, history=run.history, reason=run.reason,
+                    best=best_evaluation(run.history, config))
 
-    # 3. The next batch, made on the host while the device still works on earlier steps.
+    # 4. The next batch, made on the host while the device still works on earlier steps.
     batch = next_batch()
 
-    # 4. One step; it returns at once.
+    # 5. One step; it returns at once.
     state, step_metrics = step_fn(state, batch)
     step += 1
-    run.add(step_metrics)
+    run.add(step, step_metrics)
     if tick is not None:
       tick(step)
 
-    # 5. Write: the only regular place that waits for the device.
+    # 6. Write: the only regular place that waits for the device.
     if _due(step, config.write_period) or step == last_step:
       run.write(state, step)
 
-  run.write(state, step)
-  return Result(state=state, history=run.history,
-                best=best_evaluation(run.history, config),
-                stopped_early=step < last_step)
-
 
 class _Run:
-  """What the loop remembers between its calls."""
+  """What the loop remembers between its calls.
 
-  def __init__(self, config, evaluate, save, write, history, state, prompt_start):
+  Attributes:
+    reason: why the run ends; None while it goes on.
+    history: every evaluation.
+  """
+
+  def __init__(self, config, evaluate, save, write, on_nonfinite, history, totals, state,
+               prompt_start):
     self._config, self._evaluate, self._save, self._write = config, evaluate, save, write
+    self._on_nonfinite = on_nonfinite
+    self.reason = None
     self.history = list(history)
-    self._steps = metrics_lib.Accumulator()
+    self._steps = metrics_lib.Accumulator(totals=totals)
     self._compiled = False
     self._prompt_start = (
         metrics_lib.copy_prompts(state.trainable) if prompt_start is None else prompt_start)
@@ -204,33 +233,52 @@ class _Run:
     """Evaluates unless the history has this step; returns whether it is the best so far."""
     if self._evaluate is None or any(old['step'] == step for old in self.history):
       return False
-    jax.block_until_ready(state)  # the steps before it are training time, not evaluation
-    with self._steps.paused():
-      values = {name: float(value) for name, value in self._evaluate(state).items()}
+    self._settle(state, step)  # the steps before it are training time, not evaluation
+    if self.reason:
+      return False
+    try:
+      with self._steps.paused():
+        values = {name: float(value) for name, value in self._evaluate(state).items()}
+    except Stopped:
+      self.reason = STOPPED
+      return False
     self.history.append({'step': step, 'metrics': values})
     if self._write is not None:
       self._write(step, {f'eval/{name}': value for name, value in values.items()})
     best = best_evaluation(self.history, self._config)
     return best is not None and best[0] == step
 
-  def save(self, state, is_best):
+  def save(self, state, step, is_best):
     if self._save is not None:
-      jax.block_until_ready(state)
+      self._settle(state, step)
       with self._steps.paused():
-        self._save(state, list(self.history), is_best)
+        self._save(state, list(self.history), is_best, self._steps.totals())
 
-  def add(self, step_metrics):
-    self._steps.add(step_metrics)
+  def add(self, step, step_metrics):
+    self._steps.add(step, step_metrics)
     if not self._compiled:
       self._compiled = True
       self._steps.restart_clock()  # the first call compiled
 
   def write(self, state, step):
     """Writes what was added since the last write, if anything."""
-    if self._write is None or not self._steps:
+    self._settle(state, step)
+    if self._write is None or self.reason == NONFINITE or not self._steps:
       return
     prompts = metrics_lib.prompt_metrics(
         metrics_lib.prompts(state.trainable), self._prompt_start)
     values = self._steps.read() | {
         name: float(value) for name, value in jax.device_get(prompts).items()}
+    if state.nonfinite:
+      values['nonfinite_steps'] = float(state.nonfinite)
     self._write(step, {f'train/{name}': value for name, value in values.items()})
+
+  def _settle(self, state, step):
+    """Waits for the device, and ends the run where the state has stayed behind its steps."""
+    now = int(state.step)
+    # What came after the step at which the state was frozen is no news.
+    skipped = [bad for bad in self._steps.take_nonfinite() if bad['step'] <= now + 1]
+    if skipped and self._on_nonfinite is not None:
+      self._on_nonfinite(skipped)
+    if now < step:
+      self.reason = NONFINITE

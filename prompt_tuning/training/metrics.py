@@ -9,6 +9,7 @@
 | grad_norm | norm of the trainable part's gradient before clipping, mean over steps |
 | padding_share | share of the token slots, inputs and targets, that hold padding |
 | examples, tokens | how many, padding left out |
+| nonfinite_steps | steps of the run that were left out, where there are any |
 | examples_per_second, tokens_per_second, steps_per_second | since the last read |
 | NAME/norm, NAME/distance | mean row norm of a prompt; mean row distance from its start |
 """
@@ -22,26 +23,62 @@ import jax.numpy as jnp
 from prompt_tuning import params as params_lib
 
 COUNTS = ('examples', 'tokens')
+NONFINITE = 'nonfinite'  # weight 1 where a step was not applied: its numbers count nowhere
+
+_IN_FLIGHT = 2  # steps that are dispatched and not waited for
 
 
 class Accumulator:
   """Keeps the metrics of steps on the device until somebody reads them.
 
-  Adding does not wait for the device, so steps go on being dispatched ahead; `read` waits for all
-  of them and adds up in double precision.
+  Steps go on being dispatched, a few ahead of the device: it never waits for the host, and a run
+  that is asked to stop has only those few to finish. `read` waits for all of them and adds up in
+  double precision.
+
+  Args:
+    clock: () -> seconds.
+    totals: from `totals` of the run that is continued: what it had added and not read.
   """
 
-  def __init__(self, clock=time.monotonic):
+  def __init__(self, clock=time.monotonic, totals=None):
     self._clock = clock
     self._steps = []
+    self._totals = {name: list(pair) for name, pair in (totals or {}).items()}
+    self._earlier = {name: self._totals[name][0] for name in COUNTS if name in self._totals}
+    self._count = 0
+    self._nonfinite = []
     self._since = clock()
 
-  def __len__(self):
-    return len(self._steps)
+  def __bool__(self):
+    return bool(self._steps or self._totals)
 
-  def add(self, metrics):
-    """Keeps one step's {name: (sum, weight)}."""
-    self._steps.append(metrics)
+  def add(self, step, metrics):
+    """Keeps {name: (sum, weight)} of a step."""
+    self._steps.append((step, metrics))
+    self._count += 1
+    if len(self._steps) > _IN_FLIGHT:
+      jax.block_until_ready(self._steps[-1 - _IN_FLIGHT][1])
+
+  def totals(self):
+    """What was added since the last read, {name: [sum, weight]}: as JSON, what a resumed run needs.
+
+    Sums are made in the order of the steps, so that a run that was stopped in between writes the
+    very same numbers.
+    """
+    for step, metrics in jax.device_get(self._steps):
+      if metrics.get(NONFINITE, (0,))[0]:
+        self._nonfinite.append({'step': step} | {
+            name: float(metrics[name][0]) for name in ('loss', 'grad_norm') if name in metrics})
+      else:
+        _add_up(self._totals, metrics)
+    self._steps = []
+    return {name: list(pair) for name, pair in self._totals.items()}
+
+  def take_nonfinite(self):
+    """The steps that were not applied, once each: [{'step':, 'loss':, 'grad_norm':}]."""
+    self.totals()
+    taken, self._nonfinite = self._nonfinite, []
+    return taken
 
   def restart_clock(self):
     """Leaves the time until now (compilation) out of the next rates."""
@@ -60,24 +97,38 @@ class Accumulator:
     Raises:
       ValueError: nothing was added.
     """
-    if not self._steps:
+    if not self:
       raise ValueError('no step since the last read')
-    steps = jax.device_get(self._steps)
+    values = _means(self.totals())
     seconds = max(self._clock() - self._since, 1e-9)
-    values = summarize(steps)
-    values |= {f'{name}_per_second': values[name] / seconds for name in COUNTS if name in values}
-    values['steps_per_second'] = len(steps) / seconds
-    self._steps = []
+    values |= {f'{name}_per_second': (values[name] - self._earlier.get(name, 0)) / seconds
+               for name in COUNTS if name in values}
+    values['steps_per_second'] = self._count / seconds
+    self._totals, self._earlier, self._count = {}, {}, 0
     self.restart_clock()
     return values
 
 
 def summarize(steps):
   """Adds up a list of {name: (sum, weight)}: counts are summed, all else is sum over weight."""
+  totals = {}
+  for metrics in steps:
+    _add_up(totals, metrics)
+  return _means(totals)
+
+
+def _add_up(totals, metrics):
+  """Adds one step's pairs to {name: [sum, weight]}."""
+  for name, (total, weight) in metrics.items():
+    if name != NONFINITE:
+      pair = totals.setdefault(name, [0.0, 0.0])
+      pair[0] += float(total)
+      pair[1] += float(weight)
+
+
+def _means(totals):
   values = {}
-  for name in steps[0]:
-    total = sum(float(step[name][0]) for step in steps)
-    weight = sum(float(step[name][1]) for step in steps)
+  for name, (total, weight) in totals.items():
     if name in COUNTS:
       values[name] = total
     else:

@@ -16,10 +16,13 @@ class TrainState(flax.struct.PyTreeNode):
       continues a T5X base).
     trainable: tree of the trainable parameters.
     opt_state: the optimizer's state over `trainable`.
+    nonfinite: int32 scalar, how many steps were not applied because their loss or gradient was NaN
+      or infinite.
   """
   step: Any
   trainable: Any
   opt_state: Any
+  nonfinite: Any = 0
 
 
 def create(trainable, optimizer, step=0):
@@ -32,4 +35,5 @@ def create(trainable, optimizer, step=0):
     step: int, INITIAL_STEP.
   """
   opt_state = optimizer_lib.start_at(optimizer.init(trainable), step)
-  return TrainState(step=jnp.int32(step), trainable=trainable, opt_state=opt_state)
+  return TrainState(step=jnp.int32(step), trainable=trainable, opt_state=opt_state,
+                    nonfinite=jnp.int32(0))

@@ -12,13 +12,15 @@ import optax
 
 from prompt_tuning import errors, losses
 from prompt_tuning import params as params_lib
+from prompt_tuning.training import metrics as metrics_lib
 
 # What a packed batch holds beside the tokens; the model takes them by these names.
 _OPTIONAL_FEATURES = ('encoder_segment_ids', 'decoder_segment_ids', 'encoder_positions',
                       'decoder_positions')
 
 
-def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_dropout=True):
+def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_dropout=True,
+                    max_nonfinite=0):
   """Builds the jitted training step.
 
   Args:
@@ -29,6 +31,9 @@ def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_d
       gradients are added: the memory of a part, the numbers of the whole (with dropout, other
       random masks).
     enable_dropout: False trains without dropout, whatever the model's rate.
+    max_nonfinite: so many steps with a NaN or infinite loss or gradient are left out: their number
+      counts, their update does not. From the next one on the state stays as it is, its step too,
+      until the caller looks: it never has to wait for a step to know that the state is good.
 
   Returns:
     step(state, frozen, batch, rng) -> (state, metrics): state is donated; frozen is a nested dict
@@ -57,7 +62,10 @@ def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_d
     new_state = state.replace(
         step=state.step + 1, trainable=optax.apply_updates(state.trainable, updates),
         opt_state=opt_state)
-    return new_state, _metrics(sums, batch) | {'grad_norm': (_global_norm(grads), jnp.float32(1))}
+    norm = _global_norm(grads)
+    new_state, left_out = _guard(state, new_state, sums['loss'], norm, max_nonfinite)
+    return new_state, _metrics(sums, batch) | {'grad_norm': (norm, jnp.float32(1)),
+                                               metrics_lib.NONFINITE: (left_out, jnp.float32(1))}
 
   return step
 
@@ -122,6 +130,20 @@ def _accumulate(gradient, parts, trainable, frozen, batch, factor, rng):
   (_, sums), grads = jax.eval_shape(gradient, trainable, frozen, first, factor, rng)
   zeros = jax.tree.map(jnp.zeros_like, (sums, grads))
   return jax.lax.scan(add, zeros, (jnp.arange(parts), split))[0]
+
+
+def _guard(old, new, loss, norm, max_nonfinite):
+  """(the state to go on with, float32 1 where the step was not applied and else 0)."""
+  going = old.nonfinite <= max_nonfinite
+  finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+  nonfinite = old.nonfinite + (going & ~finite).astype(jnp.int32)
+  counts = going & (nonfinite <= max_nonfinite)
+  # One selection an entry, which XLA fuses with the update.
+  kept = jax.tree.map(functools.partial(jnp.where, going & finite),
+                      (new.trainable, new.opt_state), (old.trainable, old.opt_state))
+  state = new.replace(step=jnp.where(counts, new.step, old.step), trainable=kept[0],
+                      opt_state=kept[1], nonfinite=nonfinite)
+  return state, 1 - (going & finite).astype(jnp.float32)
 
 
 def _global_norm(grads):

@@ -11,6 +11,8 @@ import pathlib
 import sys
 import time
 
+from prompt_tuning.atomic_file import write_atomically
+
 _log = logging.getLogger(__name__)
 
 # What a line on the screen shows, where it is there, and how.
@@ -64,13 +66,15 @@ class JsonlWriter(Writer):
     path: the file, appended to.
     first_step: what the file says about later steps is dropped: a run that was restored from an
       older checkpoint goes through them again.
+    evaluated: whether the evaluation of first_step lies behind too.
   """
 
-  def __init__(self, path, first_step=0):
+  def __init__(self, path, first_step=0, evaluated=True):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-      path.write_text(''.join(_lines_until(path, first_step)))
+      lines = ''.join(_lines_until(path, first_step, evaluated)).encode()
+      write_atomically(path, lambda file: file.write(lines))
     self._file = path.open('a')
 
   def write(self, step, values):
@@ -83,14 +87,17 @@ class JsonlWriter(Writer):
     self._file.close()
 
 
-def _lines_until(path, last_step):
+def _lines_until(path, last_step, evaluated):
   """The whole lines of the file with a step up to `last_step`; a torn last line is dropped."""
   for line in path.read_text().splitlines(keepends=True):
     try:
-      if json.loads(line)['step'] <= last_step:
-        yield line
+      values = json.loads(line)
+      done = values['step'] < last_step or (values['step'] == last_step and (
+          evaluated or not any(name.startswith('eval/') for name in values)))
     except (json.JSONDecodeError, KeyError, TypeError):
       continue
+    if done and line.endswith('\n'):
+      yield line
 
 
 class TensorBoardWriter(Writer):
@@ -163,18 +170,19 @@ class ProgressWriter(Writer):
     self._bar.stop()
 
 
-def open_writers(folder, first_step, last_step, stream=None):
+def open_writers(folder, first_step, last_step, evaluated=True, stream=None):
   """All writers of a run in MODEL_DIR.
 
   Args:
     folder: MODEL_DIR; metrics.jsonl and the event files go there.
     first_step: where this process starts, after a restore perhaps.
     last_step: where it ends.
+    evaluated: whether first_step was evaluated by an earlier process.
     stream: decides between bar (a terminal) and log lines; stderr by default.
   """
   stream = sys.stderr if stream is None else stream
   screen = (ProgressWriter(first_step, last_step) if stream.isatty() else LogWriter(last_step))
-  return Writers(JsonlWriter(pathlib.Path(folder) / 'metrics.jsonl', first_step),
+  return Writers(JsonlWriter(pathlib.Path(folder) / 'metrics.jsonl', first_step, evaluated),
                  TensorBoardWriter(folder, first_step), screen)
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import pathlib
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -142,6 +144,86 @@ def test_the_same_step_is_not_written_twice(checkpoints):
   assert checkpoints.restore({'x': jnp.zeros(1)}).arrays['x'] == 1
 
 
+def test_a_step_that_is_replaced(checkpoints):
+  checkpoints.save(1, {'x': jnp.ones(1)}, {'a': 1})
+  assert checkpoints.save(1, {'x': jnp.zeros(1)}, {'a': 2}, score=0.5, replace=True)
+  restored = checkpoints.restore({'x': jnp.ones(1)})
+  assert restored.arrays['x'] == 0 and restored.info == {'a': 2}
+  assert checkpoints.best_step() == 1
+  assert [path.name for path in checkpoints.directory.iterdir()] == ['1']
+
+
+def test_killed_while_a_step_is_replaced(tmp_path):
+  """Whether or not the new one has become whole, one of the two is there."""
+  with RunCheckpoints(tmp_path / 'run') as first:
+    first.save(1, {'x': jnp.ones(1)})
+  shutil.copytree(tmp_path / 'run' / '1', tmp_path / 'new')
+  (tmp_path / 'run' / '1').rename(tmp_path / 'run' / 'replaced_1')
+  with RunCheckpoints(tmp_path / 'run') as second:
+    assert second.restore({'x': jnp.zeros(1)}).arrays['x'] == 1
+  shutil.copytree(tmp_path / 'new', tmp_path / 'run' / 'replaced_1')
+  with RunCheckpoints(tmp_path / 'run') as third:
+    assert third.all_steps() == [1]
+  assert [path.name for path in (tmp_path / 'run').iterdir()] == ['1']
+
+
+def test_versions(checkpoints):
+  checkpoints.save(1, {'x': jnp.ones(1)})
+  versions = checkpoints.restore({'x': jnp.ones(1)}).versions
+  assert versions['jax'] == jax.__version__
+  assert {'prompt_tuning', 'jaxlib', 'optax', 'orbax-checkpoint', 'python'} <= versions.keys()
+
+
+def test_training_goes_on_while_a_save_is_written(checkpoints):
+  """A save of 64 MB returns before the disk has it."""
+  values = {'x': np.random.default_rng(0).normal(size=2**23)}
+  checkpoints.save(1, values)
+  assert not (checkpoints.directory / '1').exists()
+  checkpoints.wait()
+  assert (checkpoints.directory / '1').is_dir()
+
+
+@pytest.fixture
+def large_files_forbidden():
+  """A limit on the size of a file, which the system enforces as it does a full disk."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_save_that_does_not_fit(tmp_path, large_files_forbidden):
+  noise = np.random.default_rng(0).normal(size=20_000)
+  with RunCheckpoints(tmp_path / 'run') as first:
+    first.save(1, {'x': noise})
+    first.wait()
+    large_files_forbidden(50_000)
+    first.save(2, {'x': noise})
+    with pytest.raises(UserError, match='Saving to .*run failed: File too large. The checkpoints'):
+      first.save(3, {'x': noise})
+    large_files_forbidden(-1)
+  with RunCheckpoints(tmp_path / 'run') as second:
+    assert equal(second.restore({'x': noise}).arrays, {'x': noise}) == 1
+    assert second.all_steps() == [1]
+
+
+def test_a_folder_that_is_gone(checkpoints):
+  checkpoints.save(1, {'x': jnp.ones(1)})
+  checkpoints.wait()
+  shutil.rmtree(checkpoints.directory)
+  with pytest.raises(UserError, match='the folder is gone'):
+    checkpoints.save(2, {'x': jnp.ones(1)})
+  assert not checkpoints.directory.exists()
+
+
+def test_a_file_in_place_of_the_folder(checkpoints):
+  checkpoints.save(1, {'x': jnp.ones(1)})
+  checkpoints.wait()
+  shutil.rmtree(checkpoints.directory)
+  checkpoints.directory.write_text('')
+  with pytest.raises(UserError, match='Saving to .* failed'):
+    checkpoints.save(2, {'x': jnp.ones(1)})
+
+
 def test_part_of_a_checkpoint(checkpoints):
   checkpoints.save(7, state(7))
   like = {'trainable': state(0)['trainable']}
@@ -200,7 +282,7 @@ def test_damaged_newest_falls_back(tmp_path, caplog):
 
 def test_a_reader_leaves_a_damaged_step_alone(tmp_path):
   with RunCheckpoints(tmp_path / 'run', keep_last=2) as first:
-    first.save(1, state(1))
+    first.save(1, state(1), {'data_index': 1})
     first.save(2, state(2))
   damage(tmp_path / 'run' / '2')
   with RunCheckpoints(tmp_path / 'run', create=False) as reader:
@@ -208,7 +290,8 @@ def test_a_reader_leaves_a_damaged_step_alone(tmp_path):
     with pytest.raises(UserError, match='run/2 cannot be read'):
       reader.restore(state(0), 2)
     with pytest.raises(UserError, match='run/2 cannot be read'):
-      reader.info()
+      reader.info(2)
+    assert reader.info() == {'data_index': 1}
   assert (tmp_path / 'run' / '2').is_dir()
 
 

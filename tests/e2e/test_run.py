@@ -1,5 +1,6 @@
 """train -> resume -> eval -> infer -> export, through the command line."""
 
+import functools
 import json
 import pathlib
 import shutil
@@ -68,8 +69,11 @@ def test_same_command_again_changes_nothing(whole, train_argv):
 @pytest.mark.parametrize(('name', 'value', 'words'), [
     ('INITIAL_CHECKPOINT_PATH', '/nowhere', ('/nowhere',)),
     ('BATCH_SIZE', 16, ('BATCH_SIZE: 8 there, 16 here', 'MODEL_DIR')),
-    ('INPUT_TEMPLATE', 'tell: {text}', ('training data', 'MODEL_DIR')),
-    ('TASK_FEATURE_LENGTHS', "{'inputs': 9, 'targets': 9}", ('training data',)),
+    ('INPUT_TEMPLATE', 'tell: {text}', ("INPUT_TEMPLATE: 'say: {text}' there", 'PROMPT_FILE=')),
+    ('TASK_FEATURE_LENGTHS', "{'inputs': 9, 'targets': 9}", ('TASK_FEATURE_LENGTHS',)),
+    ('LEARNING_RATE', 0.2, ('LEARNING_RATE: 0.1 there, 0.2 here',)),
+    ('optimizer.adafactor.decay_rate', 0.7, ('adafactor.decay_rate: 0.8 there, 0.7 here',)),
+    ('optimizer.adafactor.beta1', 0.9, ('adafactor.beta1: absent there, 0.9 here',)),
 ])
 def test_refused_restart_changes_nothing(whole, train_argv, capsys, name, value, words):
   before = {path.name: path.read_bytes() for path in whole.iterdir() if path.is_file()}
@@ -81,12 +85,90 @@ def test_refused_restart_changes_nothing(whole, train_argv, capsys, name, value,
   assert sorted((whole / 'checkpoints').iterdir()) == steps
 
 
+@pytest.mark.parametrize(('name', 'words'), [
+    ('TRAIN_FILE', 'training data'), ('EVAL_FILE', 'evaluation data')])
+def test_restart_on_other_data(whole, folder, train_argv, tmp_path, capsys, name, words):
+  """The configuration may name another path: the content decides."""
+  other = tmp_path / 'other.jsonl'
+  source = {'TRAIN_FILE': 'train.jsonl', 'EVAL_FILE': 'dev.jsonl'}[name]
+  other.write_text((folder / source).read_text().replace('fine', 'good'))
+  assert main.main(train_argv(whole, **{name: other})) == 2
+  assert f'{words} (task' in capsys.readouterr().err
+  shutil.copy(folder / source, other)
+  assert main.main(train_argv(whole, **{name: other})) == 0
+
+
+def test_a_moved_run_goes_on(train_argv, tmp_path, capsys):
+  """MODEL_DIR, periods and what is kept may be given anew."""
+  assert main.main(train_argv(tmp_path / 'run', TRAIN_STEPS_RELATIVE=2)) == 0
+  (tmp_path / 'run').rename(tmp_path / 'moved')
+  capsys.readouterr()
+  assert main.main(train_argv(
+      tmp_path / 'moved', TRAIN_STEPS_RELATIVE=4, EVAL_PERIOD=2, SAVE_PERIOD=1, WRITE_PERIOD=1,
+      KEEP_LAST=1, KEEP_BEST=0, KEEP_EVERY=2, EVAL_BATCH_SIZE=4, NUM_PARTITIONS=2,
+      SKIP_NONFINITE_STEPS=3)) == 0
+  assert 'Continuing from step 2' in capsys.readouterr().err
+  assert sorted(path.name for path in (tmp_path / 'moved' / 'checkpoints').iterdir()) == ['2', '4']
+
+
+def test_a_save_is_small(whole):
+  """At most three times the trainable bytes and 64 KB, configuration and versions included."""
+  step = whole / 'checkpoints' / '8'
+  size = sum(path.stat().st_size for path in step.rglob('*') if path.is_file())
+  assert 1000 < size <= 3 * (3 * 32 * 4) + 64 * 2**10
+  saved = json.loads((step / 'run' / 'metadata').read_text())
+  assert 'train.TrainConfig' in saved['info']['operative_config']
+  assert saved['info']['config']['BATCH_SIZE'] == '8'
+  assert saved['info']['plan']['cache'].startswith('local_text-train-')
+  assert {'jax', 'optax', 'prompt_tuning'} <= saved['versions'].keys()
+
+
+def test_versions_that_changed_are_told(train_argv, tmp_path, capsys):
+  run = tmp_path / 'run'
+  assert main.main(train_argv(run, TRAIN_STEPS_RELATIVE=1)) == 0
+  file = run / 'checkpoints' / '1' / 'run' / 'metadata'
+  saved = json.loads(file.read_text())
+  saved['versions']['jax'] = '0.1'
+  file.write_text(json.dumps(saved))
+  assert main.main(train_argv(run, TRAIN_STEPS_RELATIVE=2)) == 0
+  assert 'by other versions: jax 0.1 there' in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite(train_argv, tmp_path, capsys):
+  """A rate at the end of float32 makes the prompt infinite: the second step's loss is NaN."""
+  run = tmp_path / 'run'
+  argv = train_argv(run, LEARNING_RATE=3.4e38, WRITE_PERIOD=4)
+  for _ in range(2):  # the same command meets the same step
+    assert main.main(argv) == 1
+    err = capsys.readouterr().err
+    assert 'Step 2 was not applied: loss nan' in err and 'SKIP_NONFINITE_STEPS' in err
+    assert [path.name for path in (run / 'checkpoints').iterdir()] == ['1']
+    bad, = records(run / 'nonfinite.jsonl')
+    assert bad['step'] == 2 and bad['batch'] == 1 and bad['loss'] == 'nan'
+    assert len(bad['examples']) == len(set(bad['examples'])) == 8
+    assert (run / 'metrics.jsonl').read_text() == ''
+
+
+def test_steps_that_are_left_out(train_argv, tmp_path, capsys):
+  """Up to a limit, the run goes on; afterwards it ends, and a higher limit takes it further."""
+  run = tmp_path / 'run'
+  argv = functools.partial(train_argv, run, LEARNING_RATE=3.4e38, EVAL_PERIOD=None, WRITE_PERIOD=1,
+                           TRAIN_STEPS_RELATIVE=5)
+  assert main.main(argv(SKIP_NONFINITE_STEPS=2)) == 1
+  assert [bad['step'] for bad in records(run / 'nonfinite.jsonl')] == [2, 3, 4]
+  assert max(int(path.name) for path in (run / 'checkpoints').iterdir()) == 3
+  capsys.readouterr()
+  assert main.main(argv(SKIP_NONFINITE_STEPS=4)) == 0
+  assert [bad['step'] for bad in records(run / 'nonfinite.jsonl')] == [2, 3, 4, 5]
+  assert 'Continuing from step 3' in capsys.readouterr().err
+
+
 def test_restart_with_another_seed(train_argv, tmp_path, capsys):
   """The base is random here and has its seed in its fingerprint, so the order's seed is changed."""
   assert main.main(train_argv(tmp_path / 'run', TRAIN_STEPS_RELATIVE=1)) == 0
   argv = train_argv(tmp_path / 'run', **{'data.DataConfig.seed': 5})
   assert main.main(argv) == 2
-  assert 'RANDOM_SEED: 0 there, 5 here' in capsys.readouterr().err
+  assert 'data.DataConfig.seed: %RANDOM_SEED there, 5 here' in capsys.readouterr().err
 
 
 def test_best_evaluation_before_the_first_step(train_argv, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Adding up steps, rates, prompt norms."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,8 +25,8 @@ class Clock:
 def test_means_are_weighted_and_counts_are_summed():
   clock = Clock()
   steps = metrics_lib.Accumulator(clock)
-  steps.add(_step(4.0, 1, 1, 2))
-  steps.add(_step(2.0, 0, 3, 6))
+  steps.add(1, _step(4.0, 1, 1, 2))
+  steps.add(1, _step(2.0, 0, 3, 6))
   clock.now += 4
   values = steps.read()
   assert values == {
@@ -32,15 +34,55 @@ def test_means_are_weighted_and_counts_are_summed():
       'tokens_per_second': 20.0, 'steps_per_second': 0.5}
 
 
+def test_a_resumed_run_adds_up_to_the_same_bits():
+  """Pairs whose sum depends on the order, read at once or over a stop in between."""
+  values = [_step(0.1, 1, 3, 2), _step(1e7, 2, 3, 6), _step(0.3, 1, 3, 2), _step(1e-5, 0, 1, 1)]
+  whole, stopped = metrics_lib.Accumulator(Clock()), metrics_lib.Accumulator(Clock())
+  for step, value in enumerate(values):
+    whole.add(step, value)
+    stopped.add(step, value)
+    stopped = metrics_lib.Accumulator(Clock(), json.loads(json.dumps(stopped.totals())))
+  expected, got = whole.read(), stopped.read()
+  names = [name for name in expected if not name.endswith('_per_second')]
+  assert len(names) == 4
+  assert [got[name] for name in names] == [expected[name] for name in names]
+  assert got['examples_per_second'] == 0  # rates are those of this process
+
+
+def test_steps_that_were_left_out_count_nowhere():
+  steps = metrics_lib.Accumulator(Clock())
+  one = jnp.float32(1)
+  steps.add(1, _step(4.0, 1, 1, 2) | {metrics_lib.NONFINITE: (one * 0, one)})
+  steps.add(2, _step(np.nan, 0, 1, 2) | {metrics_lib.NONFINITE: (one, one)})
+  skipped, = steps.take_nonfinite()
+  assert skipped['step'] == 2 and np.isnan(skipped['loss'])
+  assert steps.take_nonfinite() == []
+  values = steps.read()
+  assert values['loss'] == 4.0 and values['examples'] == 2.0 and 'nonfinite' not in values
+
+
+def test_a_few_steps_are_in_flight():
+  """The third step is only added when the first is done."""
+  done = []
+
+  class Slow:
+    def block_until_ready(self):
+      done.append(self)
+  steps, pairs = metrics_lib.Accumulator(Clock()), [Slow() for _ in range(4)]
+  for step, pair in enumerate(pairs):
+    steps.add(step, {'loss': (pair, 1.0)})
+    assert done == pairs[:max(step - 1, 0)]
+
+
 def test_reading_starts_anew():
   clock = Clock()
   steps = metrics_lib.Accumulator(clock)
-  steps.add(_step(4.0, 1, 1, 2))
+  steps.add(1, _step(4.0, 1, 1, 2))
   steps.read()
-  assert len(steps) == 0
+  assert not steps
   with pytest.raises(ValueError, match='no step'):
     steps.read()
-  steps.add(_step(1.0, 1, 1, 3))
+  steps.add(1, _step(1.0, 1, 1, 3))
   clock.now += 1
   values = steps.read()
   assert values['loss'] == 1.0 and values['examples_per_second'] == 3.0
@@ -51,7 +93,7 @@ def test_pauses_do_not_count():
   steps = metrics_lib.Accumulator(clock)
   clock.now += 50  # compilation
   steps.restart_clock()
-  steps.add(_step(4.0, 1, 1, 2))
+  steps.add(1, _step(4.0, 1, 1, 2))
   clock.now += 1
   with steps.paused():
     clock.now += 1000

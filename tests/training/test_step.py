@@ -134,6 +134,48 @@ def test_dropout_depends_on_rng_and_step(split):
   assert float(without['loss'][0]) == float(other['loss'][0])
 
 
+@pytest.mark.parametrize('weight', [np.nan, np.inf])
+def test_steps_without_a_finite_loss_are_left_out(split, weight):
+  """Good, bad, good, bad, good, with one bad step allowed: the second one freezes the state."""
+  step = _step(_ADAFACTOR, max_nonfinite=1, enable_dropout=False)
+  good = _batch()
+  bad = dict(good, decoder_loss_weights=np.full_like(good['decoder_loss_weights'], weight))
+  state, states, left_out = _start(split, _ADAFACTOR), [], []
+  for batch in (good, bad, good, bad, good):
+    state, metrics = step(state, split[1], batch, RNG)
+    states.append(jax.device_get(state))
+    left_out.append(float(metrics['nonfinite'][0]))
+  assert left_out == [0, 1, 0, 1, 1]
+  assert [int(s.step) for s in states] == [1, 2, 3, 3, 3]
+  assert [int(s.nonfinite) for s in states] == [0, 1, 1, 2, 2]
+  _assert_equal((states[0].trainable, states[0].opt_state),
+                (states[1].trainable, states[1].opt_state))
+  _assert_equal(states[2], states[3].replace(nonfinite=states[2].nonfinite))
+  _assert_equal(states[3], states[4])
+  moved, = [np.abs(a - b).max() for a, b in zip(
+      jax.tree.leaves(states[0].trainable), jax.tree.leaves(states[2].trainable), strict=True)]
+  assert moved > 0 and np.isfinite(moved)
+
+
+def test_an_infinite_gradient_of_a_finite_loss_is_left_out(split):
+  """As half precision gives it: the loss alone would not tell."""
+  infinite = optax.GradientTransformation(
+      lambda params: (), lambda updates, state, params: (updates, state))
+
+  class Steep:
+    def apply(self, variables, *args, **kwargs):
+      prompt, = jax.tree.leaves(variables['params'])
+      flat = jnp.sum(jnp.sqrt(jnp.abs(prompt - prompt)))  # 0, of infinite slope
+      return jnp.zeros((8, 4, 32)) + flat
+
+  step = step_lib.make_train_step(Steep(), infinite, enable_dropout=False)
+  start = state_lib.create({'prompt': jnp.ones(3)}, infinite)
+  state, metrics = step(start, {}, _batch(), RNG)
+  assert np.isfinite(metrics['loss'][0]) and not np.isfinite(metrics['grad_norm'][0])
+  assert int(state.step) == 0 and int(state.nonfinite) == 1
+  np.testing.assert_array_equal(state.trainable['prompt'], np.ones(3))
+
+
 def test_only_the_trainable_part_moves(split):
   before = params_lib.fingerprint(split[1])
   state, _ = _train(split, 2)
@@ -166,7 +208,7 @@ def test_metrics(split):
       logits, batch['decoder_target_tokens'], batch['decoder_loss_weights'], z_loss=1e-4)
   expected = {'loss': loss, 'z_loss': z_loss, 'loss_per_token': loss / weight,
               'accuracy': hits.mean(), 'grad_norm': np.linalg.norm(gradient), 'examples': 8,
-              'tokens': 4 * 6 + 4 * 2 + 4 * 4 + 4, 'padding_share': 28 / 80}
+              'tokens': 4 * 6 + 4 * 2 + 4 * 4 + 4, 'padding_share': 28 / 80, 'nonfinite': 0}
   assert values.keys() == expected.keys()
   for name, value in expected.items():
     np.testing.assert_allclose(values[name], value, rtol=1e-5, err_msg=name)
@@ -191,7 +233,7 @@ def test_missing_loss_weights_mean_every_target(split):
 def test_evaluation_is_the_step_without_dropout_and_gradient(split):
   _, trained = _gradient(split, _batch())
   evaluated = step_lib.make_eval_step(MODEL)(*split, _batch())
-  assert evaluated.keys() == trained.keys() - {'grad_norm'}
+  assert evaluated.keys() == trained.keys() - {'grad_norm', 'nonfinite'}
   for name, pair in evaluated.items():
     np.testing.assert_allclose(pair, trained[name], rtol=1e-6)
 

@@ -85,7 +85,7 @@ def test_progress_bar():
 def test_open_writers(tmp_path, terminal, kind):
   stream = io.StringIO()
   stream.isatty = lambda: terminal
-  with writers.open_writers(tmp_path, 0, 10, stream) as everything:
+  with writers.open_writers(tmp_path, 0, 10, stream=stream) as everything:
     assert any(isinstance(writer, kind) for writer in everything._writers)
     everything.tick(1)
     everything.write(1, TRAIN)

@@ -20,6 +20,8 @@ from prompt_tuning.vocabulary import Vocabulary
 Example = Mapping[str, Any]
 Pair = tuple[np.ndarray, np.ndarray]
 
+_BOOLEANS = ('true', 'false')
+_WHOLE = re.compile(r'(-?(?:0|[1-9][0-9]{0,17}))(?:\.0*)?')
 UNLABELLED = '<unk>'  # T5's target text for examples of an unlabelled test split
 
 
@@ -39,8 +41,11 @@ class NamedFields:
   def __call__(self, example: Example) -> list[Example]:
     parts = [self.prefix] if self.prefix else []
     for field in sorted(self.fields):
-      parts += [f'{field}:', example[field]]
-    label = example['label']
+      parts += [f'{field}:', _field_text(example, field, 'This task')]
+    label = example.get('label')
+    if not isinstance(label, int | np.integer) or label >= len(self.labels):
+      raise UserError(f"field 'label' is {excerpt(label)}; the number of a class is needed, 0 to "
+                      f'{len(self.labels) - 1} for {listed(self.labels)}, or below 0 for none.')
     targets = UNLABELLED if label < 0 else self.labels[label]
     return [{'inputs': ' '.join(parts), 'targets': targets}]
 
@@ -85,11 +90,11 @@ class Template:
 
   def __call__(self, example: Example) -> list[Example]:
     inputs = ''.join(
-        literal + ('' if field is None else self._text(example, field, 'INPUT_TEMPLATE'))
+        literal + ('' if field is None else _field_text(example, field, 'INPUT_TEMPLATE'))
         for literal, field in self._parts)
     if self.target_field not in example and not self.required_target:
       return [{'inputs': inputs, 'targets': ''}]
-    target = self._text(example, self.target_field, 'TARGET_FIELD')
+    target = _field_text(example, self.target_field, 'TARGET_FIELD')
     if self.class_labels is not None:
       target = self._known.get(target) or self._label(example[self.target_field], target)
     return [{'inputs': inputs, 'targets': target}]
@@ -116,13 +121,6 @@ class Template:
             f'INPUT_TEMPLATE={self.template!r}: only plain field names can stand in braces.')
     return [(literal, field) for literal, field, _, _ in parts]
 
-  def _text(self, example: Example, field: str, what: str) -> str:
-    if field not in example:
-      raise UserError(
-          f'{what} names the field {field!r}, which this example does not have; its fields are '
-          f'{listed(example)}.')
-    return text_of(example[field], field)
-
   def _label(self, value: Any, text: str) -> str:
     """Label of a value that is not written as in CLASS_LABELS."""
     number = whole_number(value)
@@ -143,8 +141,12 @@ class Template:
         f'{listed(self._known)}.{hint}')
 
 
-_BOOLEANS = ('true', 'false')
-_WHOLE = re.compile(r'(-?(?:0|[1-9][0-9]{0,17}))(?:\.0*)?')
+def _field_text(example: Example, field: str, what: str) -> str:
+  if field not in example:
+    raise UserError(
+        f'{what} names the field {field!r}, which this example does not have; its fields are '
+        f'{listed(example)}.')
+  return text_of(example[field], field)
 
 
 def whole_number(value: Any) -> str | None:
@@ -169,7 +171,7 @@ def text_of(value: Any, field: str) -> str:
     return value
   if isinstance(value, bool):
     return 'true' if value else 'false'
-  if isinstance(value, int | float) and math.isfinite(value):
+  if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
     return str(value)
   raise UserError(f'field {field!r} is {excerpt(value)}; text or a number is needed.')
 

@@ -47,6 +47,23 @@ def test_class_labels():
     by_label({**EXAMPLE, 'label': 2})
 
 
+@pytest.mark.parametrize('change, match', [
+    ({'sentence1': None}, "'sentence1' is None; text"),
+    ({'label': 2}, "'label' is 2; the number of a class is needed, 0 to 1 for 'no', 'yes'"),
+    ({'label': 'yes'}, "'label' is 'yes'"), ({'label': None}, "'label' is None"),
+])
+def test_named_fields(change, match):
+  preprocess = preprocessors.NamedFields('rte', ('sentence2', 'sentence1'), ('no', 'yes'))
+  row = {'sentence1': 'a', 'sentence2': 'b', 'label': 1}
+  assert preprocess(row) == [{'inputs': 'rte sentence1: a sentence2: b', 'targets': 'yes'}]
+  assert preprocess({**row, 'label': -1})[0]['targets'] == preprocessors.UNLABELLED
+  with pytest.raises(UserError, match=match):
+    preprocess({**row, **change})
+  del row['sentence2']
+  with pytest.raises(UserError, match="names the field 'sentence2'.* are 'sentence1', 'label'"):
+    preprocess(row)
+
+
 LISTED = (('negative', 'negative'), ('positive', 'positive'))
 DIGITS = (('1', '1'), ('2', '2'))
 MAPPED = (('0', 'bad'), ('1', 'good'))
@@ -58,7 +75,7 @@ BOOLEAN = (('false', 'bad'), ('true', 'good'))
     (LISTED, 'positive', 'positive'), (LISTED, 1, 'positive'), (LISTED, '0', 'negative'),
     (LISTED, 1.0, 'positive'), (LISTED, '0.0', 'negative'),
     (LISTED, 2, None), (LISTED, -1, None), (LISTED, 0.5, None), (LISTED, '01', None),
-    (LISTED, '9' * 5000, None), (LISTED, 1e300, None), (LISTED, '１', None), (LISTED, '', None),
+    (LISTED, '9' * 5000, None), (LISTED, 10**400, None), (LISTED, 1e300, None), (LISTED, '１', None), (LISTED, '', None),
     (LISTED, 'Positive', None), (LISTED, 'positive ', None),
     (LISTED, True, None), (LISTED, 'true', None),  # which class `true` is would be a guess
     (DIGITS, '1', '1'), (DIGITS, 2, '2'), (DIGITS, 2.0, '2'),

@@ -75,7 +75,8 @@ BOOLEAN = (('false', 'bad'), ('true', 'good'))
     (LISTED, 'positive', 'positive'), (LISTED, 1, 'positive'), (LISTED, '0', 'negative'),
     (LISTED, 1.0, 'positive'), (LISTED, '0.0', 'negative'),
     (LISTED, 2, None), (LISTED, -1, None), (LISTED, 0.5, None), (LISTED, '01', None),
-    (LISTED, '9' * 5000, None), (LISTED, 10**400, None), (LISTED, 1e300, None), (LISTED, '１', None), (LISTED, '', None),
+    (LISTED, '9' * 5000, None), (LISTED, 10**400, None), (LISTED, 1e300, None),
+    (LISTED, '１', None), (LISTED, '', None),
     (LISTED, 'Positive', None), (LISTED, 'positive ', None),
     (LISTED, True, None), (LISTED, 'true', None),  # which class `true` is would be a guess
     (DIGITS, '1', '1'), (DIGITS, 2, '2'), (DIGITS, 2.0, '2'),

@@ -121,7 +121,8 @@ def content_of(name: str) -> bytes:
 PARTS = [part.encode('utf-8', 'surrogatepass') for part in (
     '"', '""', '\\', '\0', '\r', '\n', '\r\n', '\t', ',', ';', ':', '{', '}', '[', ']', '{}', 'NaN',
     '-Infinity', '1e999', '9' * 5000, '9' * 400, '\\ud800', '\ud800', '\\u0000', '\ufeff',
-    '\u2028', '\x85', '[' * 3000, '{"a":' * 3000, '"text": 1,', 'null', 'true', '\x1a', ' ' * 3000)] + [
+    '\u2028', '\x85', '[' * 3000, '{"a":' * 3000, '"text": 1,', 'null', 'true', '\x1a',
+    ' ' * 3000)] + [
     b'\xff', b'\xc3', b'\xed\xa0\x80', b'\xf8\x88\x80\x80', b'\x1f\x8b\x08', b'\xff\xfe']
 
 

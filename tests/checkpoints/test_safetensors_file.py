@@ -2,7 +2,9 @@
 
 import json
 import struct
+import weakref
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -61,6 +63,59 @@ def test_reads_in_blocks_and_casts(tmp_path, monkeypatch):
   assert same(entry.read(ml_dtypes.bfloat16), array.astype(ml_dtypes.bfloat16))
   assert same(np.ascontiguousarray(entry.transposed().read()), np.ascontiguousarray(array.T))
   assert same(entry.scaled(0.5).read(), array * np.float32(0.5))
+
+
+def test_writes_one_array_at_a_time(tmp_path):
+  values = np.arange(2**18, dtype=np.float32).reshape(2**9, 2**9)
+  held = []
+
+  def reader(dtype):
+    assert not any(array() is not None for array in held), 'the array before is still in memory'
+    array = values.astype(dtype)
+    held.append(weakref.ref(array))
+    return array
+
+  entry = stored.StoredArray(shape=values.shape, dtype=values.dtype, source='x', reader=reader)
+  arrays = {'a': entry, 'b': entry.transposed(), 'c': entry, 'd': jax.numpy.asarray(values)}
+  safetensors_file.write(tmp_path / 'x.safetensors', arrays)
+  found = safetensors.numpy.load_file(tmp_path / 'x.safetensors')
+  assert len(held) == 3 and found.keys() == arrays.keys()
+  assert all(same(found[name], values.T if name == 'b' else values) for name in arrays)
+
+
+def test_nothing_is_left_where_an_array_cannot_be_read(tmp_path):
+  def reader(dtype):
+    raise OSError('lost')
+  entry = stored.StoredArray(shape=(2,), dtype=np.dtype(np.float32), source='there', reader=reader)
+  with pytest.raises(UserError, match='Cannot read there .*lost'):
+    safetensors_file.write(tmp_path / 'x.safetensors', {'a': np.ones(10**5), 'b': entry})
+  assert not list(tmp_path.iterdir())
+
+
+def test_transposed_arrays_are_written_block_by_block(tmp_path, monkeypatch):
+  monkeypatch.setattr(stored, 'BLOCK_BYTES', 100)
+  arrays = {name: np.random.default_rng(0).normal(size=shape).T
+            for name, shape in {'a': (37, 5), 'b': (5, 37), 'c': (2, 3, 41), 'd': (0, 3)}.items()}
+  safetensors_file.write(tmp_path / 'x.safetensors', arrays)
+  found = safetensors.numpy.load_file(tmp_path / 'x.safetensors')
+  assert found.keys() == arrays.keys()
+  assert all(same(found[name], array) for name, array in arrays.items())
+
+
+@pytest.mark.parametrize('offsets, match', [
+    ([[0, 48], [0, 48]], 'begins at byte 0'), ([[0, 48], [24, 72]], 'begins at byte 24'),
+    ([[0, 48], [52, 100]], 'begins at byte 52'), ([[4, 52], [52, 100]], 'begins at byte 4'),
+    ([[0, 48], [48, 96]], 'the end of the file begins at byte 100')])
+def test_overlaps_and_holes(tmp_path, offsets, match):
+  header = {name: {'dtype': 'F32', 'shape': [12], 'data_offsets': span}
+            for name, span in zip('ab', offsets, strict=True)}
+  text = json.dumps(header).encode()
+  path = tmp_path / 'x.safetensors'
+  path.write_bytes(struct.pack('<Q', len(text)) + text + b'\0' * 100)
+  with pytest.raises(UserError, match=match):
+    safetensors_file.read(path)
+  with pytest.raises(safetensors.SafetensorError):
+    safetensors.numpy.load_file(path)
 
 
 def damaged(path, change):

@@ -105,11 +105,11 @@ def t5x_scanned(folder):
   return t5x_inline(folder, arrays)
 
 
-def orbax(folder):
+def orbax(folder, database=False):
   tree = {'target': params_lib.unflatten(params()),
           'state': {'step': np.asarray(3), 'param_states': {}}}
   path = folder / 'checkpoint_3'
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=database)) as checkpointer:
     checkpointer.save(path, jax.tree.map(np.asarray, tree))
   return path
 
@@ -157,6 +157,7 @@ SAMPLES = {
     't5x_inline': Sample(t5x_inline, load_model),
     't5x_scanned': Sample(t5x_scanned, load_model),
     'orbax': Sample(orbax, load_model),
+    'orbax_database': Sample(functools.partial(orbax, database=True), load_model),
     'hf': Sample(hf_single, load_model),
     'hf_shards': Sample(hf_shards, load_model),
     'prompt_safetensors': Sample(prompt_safetensors, load_prompt),

@@ -17,8 +17,10 @@ from prompt_tuning.checkpoints import json_file
 from prompt_tuning.checkpoints.stored import DTYPES, StoredArray, flat_reader, rows_per_block
 from prompt_tuning.errors import UserError
 
-_MAX_HEADER = 100_000_000  # the reference implementation's own limit
+# 100,000 arrays. The reference takes ten times as much, which as Python objects could be 2 GB.
+_MAX_HEADER = 10_000_000
 _MAX_RANK = 32  # numpy's own limit, before its release 2
+_SHOWN = 300  # characters that a message quotes
 _CODES = {
     'F64': 'float64', 'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16',
     'I64': 'int64', 'I32': 'int32', 'I16': 'int16', 'I8': 'int8',
@@ -74,15 +76,15 @@ def _check_spans(path, spans):
   expected = 0
   for begin, end, name in spans:
     if begin != expected:
-      raise UserError(f'{path}: {name} begins at byte {begin} of the data, and what lies before it '
-                      f'ends at {expected}. The file is incomplete or damaged: copy or download it '
-                      'again.')
+      raise UserError(f'{path}: {name[:_SHOWN]} begins at byte {begin} of the data, and what lies '
+                      f'before it ends at {expected}. The file is incomplete or damaged: copy or '
+                      'download it again.')
     expected = end
 
 
 def _entry(path, name, entry, start, data_bytes):
   """Checks one header entry against the file; returns the array and its first and last byte."""
-  source = f'{path}: {name}'
+  source = f'{path}: {name[:_SHOWN]}'
   try:
     code, shape, (begin, end) = entry['dtype'], entry['shape'], entry['data_offsets']
     if code not in _CODES:
@@ -96,8 +98,8 @@ def _entry(path, name, entry, start, data_bytes):
       raise ValueError(f'shape {shape} of {code} does not fit bytes {begin} to {end} of '
                        f'{data_bytes}')
   except (KeyError, TypeError, ValueError) as error:
-    raise UserError(f'{source}: bad header entry: {error}. The file is incomplete or damaged: '
-                    'copy or download it again.') from error
+    raise UserError(f'{source}: bad header entry: {str(error)[:_SHOWN]}. The file is incomplete or '
+                    'damaged: copy or download it again.') from error
   shape = tuple(shape)
   array = StoredArray(shape=shape, dtype=dtype, source=source,
                       reader=flat_reader(lambda: path.open('rb'), start + begin, shape, dtype))

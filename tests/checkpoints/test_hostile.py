@@ -201,6 +201,8 @@ BAD_ENTRY = r'model\.safetensors: shared\.weight: bad header entry'
     (tensor(shape=[HUGE, HUGE]), BAD_ENTRY), (tensor(shape=[NAN, 8]), BAD_ENTRY),
     (tensor(shape=[24, 7]), BAD_ENTRY), (tensor(shape='24'), BAD_ENTRY),
     (tensor(shape=[24, 8] + [1] * 100), BAD_ENTRY), (tensor(shape=[24.0, 8.0]), BAD_ENTRY),
+    (tensor(shape=[10**4000] * 20), BAD_ENTRY), (tensor(shape=[[[24]], 8]), BAD_ENTRY),
+    (edit_header(ONE, lambda header: header.update({'x' * 10**5: {}})), 'x: bad header entry'),
     (tensor(data_offsets=[-768, 0]), BAD_ENTRY), (tensor(data_offsets=[0, 10**12]), BAD_ENTRY),
     (tensor(data_offsets=[768, 0]), BAD_ENTRY), (tensor(data_offsets=[0]), BAD_ENTRY),
     (tensor(data_offsets=[0, 768]), 'begins at byte'),

@@ -94,9 +94,10 @@ class Location:
 
     Raises:
       OSError: it cannot be read.
+      ValueError: it is a link out of this folder.
     """
     if self.bucket is None:
-      return self.child(name).local.open('rb')
+      return self.inside(name).local.open('rb')
     import tensorstore as ts
     try:
       found = ts.KvStore.open(self.kvstore()).result().read(name).result()

@@ -20,7 +20,7 @@ import numpy as np
 from prompt_tuning import params as params_lib
 from prompt_tuning import version
 from prompt_tuning.atomic_file import write_atomically
-from prompt_tuning.checkpoints import names, safetensors_file, t5x
+from prompt_tuning.checkpoints import hub_folder, names, safetensors_file, t5x
 from prompt_tuning.errors import UserError
 from prompt_tuning.peft import description
 from prompt_tuning.peft.method import Method
@@ -211,7 +211,7 @@ def _only_file(path):
   if len(files) != 1:
     raise UserError(f'{path} is a folder with {len(files)} prompt files; give one file. Here are: '
                     f'{sorted(child.name for child in path.iterdir())[:6]}.')
-  return files[0]
+  return hub_folder.member(path, files[0].name)
 
 
 def _load_npy(path) -> np.ndarray:

@@ -172,11 +172,10 @@ def _files_size(root, inside) -> tuple[int, int]:
     ValueError: a file or folder in it is a link out of the checkpoint.
   """
   top, total, count = root.local.resolve(), 0, 0
-  for folder, _, files in os.walk(root.child(inside).local if inside else top):
-    for name in files:
-      path = os.path.join(folder, name)
+  for folder, folders, files in os.walk(root.child(inside).local if inside else top):
+    for path in (os.path.join(folder, name) for name in (*folders, *files)):
       if os.path.islink(path) and not os.path.realpath(path).startswith(f'{top}{os.sep}'):
         raise ValueError(f'{path} is a link out of the checkpoint folder.')
-      total += os.path.getsize(path)
-      count += 1
+    total += sum(os.path.getsize(os.path.join(folder, name)) for name in files)
+    count += len(files)
   return total, count

@@ -82,6 +82,12 @@ def move_out(name):
   return damage
 
 
+def folder_of_chunks(path):
+  """The one chunk in a folder of its own, as the other separator has it."""
+  (path / ARRAY / '0').mkdir()
+  (path / ARRAY / '0.0').rename(path / ARRAY / '0' / '0')
+
+
 def gigantic(fill, chunks):
   """A prompt of 32 GB in a file of a hundred bytes."""
   shape = {'shape': [HUGE, 8], 'chunks': chunks}
@@ -111,6 +117,9 @@ def gigantic(fill, chunks):
     (gigantic(0.0, [HUGE, 8]), 'encoder/prompt/prompt/prompt.*cannot hold'),
     (gigantic(0.0, [3, 8]), 'encoder/prompt/prompt/prompt.*cannot hold'),
     (move_out(f'{ARRAY}/0.0'), NAME + '.*is a link out of'),
+    (both(zarray(dimension_separator='/'), folder_of_chunks, move_out(f'{ARRAY}/0')),
+     NAME + '.*is a link out of'),
+    (move_out('checkpoint'), "'checkpoint' is a link out of"),
     (move_out(ARRAY), 'bad entry for token_embedder/embedding.*link out of'),
     (entry(dtype='float99'), 'bad entry for token_embedder/embedding.*float99'),
     (entry(dtype='object'), 'bad entry for token_embedder/embedding.*object'),
@@ -284,6 +293,14 @@ def test_shards(tmp_path, damage, match):
 ])
 def test_prompt_safetensors(tmp_path, change, match):
   refuse('prompt_safetensors', tmp_path, edit_header('', change), match)
+
+
+def test_prompt_in_a_folder_that_is_a_link_out_of_it(tmp_path):
+  path = samples.SAMPLES['prompt_safetensors'].make(tmp_path / 'sample')
+  assert np.array_equal(samples.prompt_file.load_prompt(path.parent).array, samples.PROMPT)
+  move_out(path.name)(path.parent)
+  with pytest.raises(UserError, match='is a link out of its folder'):
+    samples.load_prompt(path.parent)
 
 
 def test_metadata_that_is_nested_deeply_stays_text(tmp_path):

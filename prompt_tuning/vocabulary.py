@@ -235,8 +235,9 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int | None):
     model.ParseFromString(content)
   except Exception as error:  # protobuf raises its own DecodeError, which moved between releases
     raise UserError(f'{path} is not a SentencePiece model: {error}') from None
-  if not model.pieces:
-    raise UserError(f'{path} is not a SentencePiece model: it holds no pieces.')
+  if not model.pieces or not all(isinstance(piece.piece, str) for piece in model.pieces):
+    raise UserError(f'{path} is not a SentencePiece model: it holds no pieces, or one that is no '
+                    'text.')
   if extra_ids is None:
     own = any(piece.piece.lstrip(_WORD_START) == '<extra_id_0>' for piece in model.pieces)
     extra_ids = 0 if own else DEFAULT_EXTRA_IDS
@@ -246,7 +247,10 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int | None):
         piece=f'{_WORD_START}<extra_id_{i}>', score=0.0,
         type=sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED)
   processor = sentencepiece.SentencePieceProcessor()
-  processor.LoadFromSerializedProto(model.SerializeToString())
+  try:
+    processor.LoadFromSerializedProto(model.SerializeToString())
+  except RuntimeError as error:
+    raise UserError(f'{path} is damaged: {error} Copy or download it again.') from None
   found = (processor.pad_id(), processor.eos_id(), processor.unk_id())
   if found != (PAD_ID, EOS_ID, UNK_ID):
     raise UserError(

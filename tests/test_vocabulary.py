@@ -97,6 +97,20 @@ def test_errors_say_what_to_do(tmp_path):
     vocabulary.load_vocabulary(broken)
 
 
+@pytest.mark.parametrize('change, match', [
+    (lambda raw: raw.replace(b'film', b'f\xfflm'), 'is no text'),
+    (lambda raw: raw.replace(b'film', b'f\0lm'), 'is damaged')])
+def test_damaged_pieces(tmp_path, change, match):
+  from sentencepiece import sentencepiece_model_pb2 as pb
+  model = pb.ModelProto()
+  for piece, kind in (('<pad>', 3), ('</s>', 3), ('<unk>', 2), ('film', 1)):
+    model.pieces.add(piece=piece, score=0.0, type=kind)
+  path = tmp_path / 'x.model'
+  path.write_bytes(change(model.SerializeToString()))
+  with pytest.raises(UserError, match=match):
+    vocabulary.load_vocabulary(path)
+
+
 def test_special_ids_are_checked(tmp_path):
   from sentencepiece import sentencepiece_model_pb2 as pb
   model = pb.ModelProto()

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,11 @@ import numpy as np
 from prompt_tuning.data.cache import Cache
 from prompt_tuning.data.task import Task
 from prompt_tuning.diagnosis.findings import Finding, note, percent, problem, warning
+from prompt_tuning.errors import UserError
 from prompt_tuning.evaluation import evaluator
 from prompt_tuning.vocabulary import UNK_ID, Vocabulary
+
+log = logging.getLogger(__name__)
 
 MOST_EXAMPLES = 2000  # of a split that are looked at, evenly spaced
 MANY_UNKNOWN = 0.05
@@ -70,6 +74,8 @@ def check_data(task: Task, vocabulary: Vocabulary, train: Cache, dev: Cache) -> 
   for sample in samples:
     findings += check_cuts(sample.cache)
     findings += check_unknown_tokens(sample)
+  if task.objective is not None:
+    return findings  # token ids were never a text of somebody's
   if not task.labels:
     return findings + check_texts(samples[0], vocabulary)
   findings += check_labels(task.labels, vocabulary)
@@ -191,15 +197,21 @@ def score_to_beat(task: Task, dev: Sample) -> list[Finding]:
 
 
 def majority_scores(task: Task, dev: Sample) -> dict[str, float]:
-  """The task's metrics where every answer is the most common label; {} without labels."""
+  """The task's metrics where every answer is the most common label; {} where they have none."""
   if not task.labels or not task.metric_fns:
     return {}
   label = dev.targets.most_common(1)[0][0]
-  targets = [task.postprocess_fn(example['targets'], example=example, is_target=True)
-             for example in dev.examples]
-  answers = [task.postprocess_fn(label, example=example, is_target=False)
-             for example in dev.examples]
-  return task.metrics(targets, answers)
+  try:
+    targets = [task.postprocess_fn(example['targets'], example=example, is_target=True)
+               for example in dev.examples]
+    answers = [task.postprocess_fn(label, example=example, is_target=False)
+               for example in dev.examples]
+    return task.metrics(targets, answers)
+  except UserError:
+    raise
+  except Exception:  # a user's functions: that they fail on a constant answer is no mistake
+    log.info('Metrics of %s for a constant answer:', task.name, exc_info=True)
+    return {}
 
 
 def _looked_at(sample: Sample) -> str:

@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 # Adafactor's weight decay does by itself; and one that is so far from its start has moved.
 LEAST_MOVE, MOVED = 2e-5, 0.02
 EARLY_WRITES = 3  # the first ones, where a prompt moves fastest
-RUNAWAY = 30.0  # times the norm at the start
+# A prompt may grow far at the reference's rate and be the better for it; only together with a loss
+# that has risen to so many times its least is that running away.
+RUNAWAY, RISEN = 10.0, 2.0  # times the norm at the start; times the least loss
 FLAT_EVALUATIONS = 5
 FLAT = 0.02  # the losses of so many evaluations lie within this share of their mean
 FALLEN = 0.1  # a loss that has fallen by this share since the start is not flat but done
@@ -51,6 +53,7 @@ class Watch(Writer):
     self._given: set[str] = set()
     self._writes = 0
     self._losses: list[float] = []  # since the latest evaluation
+    self._least_loss = math.inf
     self._means: list[float] = []  # of the stretches between evaluations
     self._at_majority = 0
     self._evaluations = 0
@@ -72,6 +75,7 @@ class Watch(Writer):
     loss, norm = values.get('loss_per_token', math.nan), values.get('grad_norm', math.nan)
     if math.isfinite(loss):
       self._losses.append(loss)
+      self._least_loss = min(self._least_loss, loss)
     if 'grad_norm' in values and not 0 < norm < math.inf:  # nor is NaN in between
       self._warn(problem, 'gradient', f'At step {step} its norm is {norm:g} and the loss a token '
                  f'{loss:.4g}.')
@@ -87,9 +91,12 @@ class Watch(Writer):
       self._warn(warning, 'prompt not moving', f'After step {step} it is {distance:.3g} away from '
                  f'its start, {percent(distance, norm)} of its norm.')
     start = self._start.get(f'{prompt}/norm')
-    if start and norm > RUNAWAY * start:
+    loss = values.get('loss_per_token', math.nan)
+    risen = loss > max(RISEN * self._least_loss, SMALL_LOSS)
+    if start and norm > RUNAWAY * start and risen:
       self._warn(warning, 'norm runs away', f'At step {step} it is {norm:.4g}, {norm / start:.0f} '
-                 'times that at the start.')
+                 f'times that at the start, and the loss a token {loss:.4g}, after '
+                 f'{self._least_loss:.4g}.')
 
   def _see_evaluation(self, step, values):
     self._evaluations += 1

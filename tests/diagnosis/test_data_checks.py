@@ -117,3 +117,16 @@ def test_duplicates():
   assert (finding.severity, finding.topic) == (WARNING, 'duplicates')
   assert finding.found == '2 of 8 examples of validation have the input of a training example.'
   assert data_checks.check_duplicates(0, cache) == []
+
+
+def test_metrics_that_cannot_take_a_constant():
+  def fails(targets, predictions):
+    raise ZeroDivisionError
+  cache = cache_lib.Cache('', {'split': 'validation'}, np.zeros((1, 2), np.int32))
+  sample = data_checks.Sample(cache)
+  sample.__dict__['examples'] = [{'targets': 'yes'}]  # in place of reading them
+  task = Task(name='t', source=None, labels=LABELS, metric_fns=(fails,))
+  assert data_checks.majority_scores(task, sample) == {}
+  assert data_checks.score_to_beat(task, sample) == []
+  with_metric = Task(name='t', source=None, labels=LABELS, metric_fns=(metrics.accuracy,))
+  assert data_checks.majority_scores(with_metric, sample) == {'accuracy': 100.0}

@@ -22,7 +22,8 @@ def run():
   return feed
 
 
-def train(loss=1.0, norm=10.0, distance=1.0, grad_norm=1.0):
+def train(loss=1.0, norm=10.0, distance=None, grad_norm=1.0):
+  distance = norm / 10 if distance is None else distance
   return {'train/loss_per_token': loss, 'train/prompt/norm': norm,
           'train/prompt/distance': distance, 'train/grad_norm': grad_norm}
 
@@ -60,10 +61,16 @@ def test_a_prompt_that_has_arrived_is_left_alone(run):
 
 
 def test_a_norm_that_runs_away(run):
-  topics, count = run([(100, train(norm=20.0)), (200, train(norm=400.0, distance=390.0)),
-                       (300, train(norm=900.0, distance=890.0))])
-  assert topics == {'norm runs away': 'At step 200 it is 400, 40 times that at the start.'}
+  topics, count = run([(100, train(0.5, norm=20.0)), (200, train(1.5, norm=400.0)),
+                       (300, train(3.0, norm=900.0))])
+  assert topics == {'norm runs away': 'At step 200 it is 400, 40 times that at the start, and the '
+                                      'loss a token 1.5, after 0.5.'}
   assert count == 1
+
+
+def test_a_norm_that_grows_while_the_loss_falls(run):
+  assert run([(100, train(2.0, norm=200.0)), (200, train(1.0, norm=400.0))])[1] == 0
+  assert run([(100, train(0.01, norm=200.0)), (200, train(0.05, norm=400.0))])[1] == 0
 
 
 @pytest.mark.parametrize('norm', [0.0, math.nan, math.inf])

@@ -9,10 +9,8 @@ import dataclasses
 import math
 import re
 
-import numpy as np
-
 from prompt_tuning.checkpoints import names
-from prompt_tuning.checkpoints.stored import StoredArray
+from prompt_tuning.checkpoints.stored import StoredArray, empty
 from prompt_tuning.checkpoints.zarr_array import ZarrArray
 from prompt_tuning.errors import UserError
 
@@ -120,7 +118,9 @@ class _Layers:
       window.layers = self._range(i, stop, dtype)
       window.owner, window.dtype, window.first = self, dtype, i
     count, place = window.layers.shape[self.axis], i - window.first
-    layer = np.take(window.layers, place, self.axis)
+    held = window.layers[(slice(None),) * self.axis + (place,)]
+    layer = empty(held.shape, dtype)  # not a view, which would keep the whole window
+    layer[...] = held
     if place == count - 1:
       window.clear()
     return layer

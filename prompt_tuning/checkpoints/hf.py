@@ -63,8 +63,8 @@ def open_folder(path) -> StoredModel:
   folder = pathlib.Path(path)
   settings = json_file.read(hub_folder.member(folder, CONFIG))
   if settings.get('model_type') not in list(hf_config.TYPES):  # a list there has no hash
-    raise UserError(f'{folder} holds a model of type {str(settings.get("model_type"))[:99]!r}; read are '
-                    "'t5' (T5 1.0, 1.1, LM-adapted, Flan-T5, ByT5), 'mt5' and 'umt5'.")
+    raise UserError(f'{folder} holds a model of type {repr(settings.get("model_type"))[:99]}; read '
+                    "are 't5' (T5 1.0, 1.1, LM-adapted, Flan-T5, ByT5), 'mt5' and 'umt5'.")
   arrays = _rename(_weights(folder), settings)
   found = shapes_lib.config_from_shapes(
       {path: array.shape for path, array in arrays.items()}, str(folder))

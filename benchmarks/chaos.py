@@ -26,6 +26,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 90
 KILLS_A_RUN = 5
+MOMENTS = ('start', 'train', 'save', 'save')
 # What tells when something was, or how fast.
 CLOCKS = ('time', 'train/examples_per_second', 'train/tokens_per_second', 'train/steps_per_second')
 
@@ -62,12 +63,24 @@ class Workshop:
   devices: int = 1
 
   def prepare(self):
-    """Writes the model's configuration and the examples."""
+    """Makes what is not there yet: model, examples, a first run that compiles, and `unkilled`."""
+    if (self.folder / 'unkilled').exists():
+      return
     (self.folder / 'tiny.gin').write_text(_MODEL)
     for name, count in (('train', 40), ('dev', 8)):
       rows = [{'text': f'{i} ' + 'so ' * (i % 5 * 10), 'label': ('no', 'yes')[i % 2]}
               for i in range(count)]
       (self.folder / f'{name}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    self.finish('first')
+    self.finish('unkilled')
+
+  def spans(self) -> dict[str, float]:
+    """Seconds that `unkilled` took to start and to train."""
+    run = self.folder / 'unkilled'
+    launched = float(self.log('unkilled').splitlines()[0])
+    trained_from = (run / 'config.gin').stat().st_mtime
+    return {'start': trained_from - launched,
+            'train': (run / 'metrics.jsonl').stat().st_mtime - trained_from}
 
   def command(self, run: str, **overrides) -> list[str]:
     """The command of one run; macros may be given anew."""
@@ -97,6 +110,7 @@ class Workshop:
         XLA_FLAGS=f'--xla_force_host_platform_device_count={self.devices} '
         '--xla_backend_optimization_level=0')
     with (self.folder / f'{run}.log').open('a') as log:
+      print(time.time(), file=log, flush=True)
       return subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=log)
 
   def finish(self, run: str, **overrides):
@@ -190,7 +204,7 @@ def chaos(folder: pathlib.Path, kills: int, seed: int = 0, kills_a_run: int = KI
   """Does it.
 
   Args:
-    folder: an empty folder, or one with compiled programs; the runs stay in it.
+    folder: an empty folder, or one that was prepared; the runs stay in it.
     kills: how many.
     seed: of the moments.
     kills_a_run: after so many a run is brought to its end and compared.
@@ -201,25 +215,17 @@ def chaos(folder: pathlib.Path, kills: int, seed: int = 0, kills_a_run: int = KI
   rng, began = random.Random(seed), time.monotonic()
   workshop = Workshop(folder)
   workshop.prepare()
-  if not (folder / 'compiled').exists():
-    workshop.finish('warm')
-  started = time.monotonic()
-  process = workshop.start('unkilled')
-  wait_until(process, lambda: steps_on_disk(folder / 'unkilled'))
-  training = time.monotonic()
-  if process.wait():
-    raise RuntimeError(workshop.log('unkilled'))
-  spans = {'start': training - started, 'train': time.monotonic() - training, 'save': 0}
+  spans = workshop.spans()
   expected = ending(folder / 'unkilled')
   where, wrong, runs = collections.Counter(), {}, 0
   while where.total() < kills:
     run, runs = f'run{runs}', runs + 1
     model_dir = folder / run
     for _ in range(min(kills_a_run, kills - where.total())):
-      moment = rng.choice(('start', 'train', 'save', 'save'))
+      moment = rng.choice(MOMENTS) if where else 'save'
       # Later starts have less to train: aim at what is left.
       left = 1 - max(steps_on_disk(model_dir), default=0) / STEPS if moment == 'train' else 1
-      hit = kill(workshop.start(run), model_dir, moment, spans[moment] * left, rng)
+      hit = kill(workshop.start(run), model_dir, moment, spans.get(moment, 0) * left, rng)
       if hit is None:
         break
       where[hit] += 1

@@ -217,13 +217,6 @@ class RunCheckpoints:
         _log.warning('%s cannot be read: %s', self.directory / str(candidate), error)
     return {}
 
-  def delete_after(self, step: int):
-    """Removes newer steps, so that a run that goes on from `step` can write them anew."""
-    self.wait()
-    for newer in [s for s in self.all_steps() if s > step]:
-      self._manager.delete(newer)
-      self._scores.pop(newer, None)
-
   def wait(self):
     """Blocks until what was started is on disk.
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,17 +22,17 @@ log = logging.getLogger(__name__)
 
 NONFINITE_FILE = 'nonfinite.jsonl'
 
-# What may be given anew: macros, and the fields that have their names.
+# Parameters that may be given anew. A macro may be where it is used for nothing but these.
 FREE = frozenset((
     # how long, how often, what is kept
-    'TRAIN_STEPS', 'TRAIN_STEPS_RELATIVE', 'EVAL_PERIOD', 'EVAL_STEPS', 'EVAL_AT_START',
-    'SAVE_PERIOD', 'WRITE_PERIOD', 'PATIENCE', 'KEEP_LAST', 'KEEP_BEST', 'KEEP_EVERY',
-    'SKIP_NONFINITE_STEPS', 'EVAL_BATCH_SIZE', 'DOCTOR',
+    'train_steps', 'train_steps_relative', 'eval_period', 'eval_steps', 'eval_at_start',
+    'save_period', 'write_period', 'patience', 'keep_last', 'keep_best', 'keep_every',
+    'skip_nonfinite_steps', 'eval_batch_size', 'doctor',
     # on what: the same numbers up to the order of sums
-    'NUM_PARTITIONS', 'MODEL_PARALLEL_SUBMESH', 'REMAT_POLICY',
+    'num_partitions', 'model_parallel_submesh', 'remat_policy',
     # where: the content is compared by fingerprints
-    'MODEL_DIR', 'CACHE_DIR', 'USE_CACHED_TASKS', 'INITIAL_CHECKPOINT_PATH', 'CHECKPOINT',
-    'VOCABULARY', 'TRAIN_FILE', 'EVAL_FILE', 'DATA_DIR'))
+    'model_dir', 'cache_dir', 'use_cached_tasks', 'checkpoint', 'vocabulary', 'train_file',
+    'eval_file', 'data_dir'))
 
 _PLAN_NAMES = {
     'cache': 'training data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary)',
@@ -82,15 +83,34 @@ def check_config(folder: pathlib.Path):
     theirs = checkpoints.info().get('config')
   if theirs is None:
     return
-  ours = config_lib.bindings()
-  wrong = [f'{name}: {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here'
-           for name in sorted({*theirs, *ours})
-           if theirs.get(name) != ours.get(name) and name.rpartition('.')[2].upper() not in FREE]
+  wrong = config_changes(theirs, config_lib.bindings())
   if wrong:
     raise UserError(
         f'{directory} was trained with another configuration: {"; ".join(wrong)}. Continue with '
         'the same settings, or choose another MODEL_DIR; to train on from its result, give '
         f'PROMPT_FILE={folder / past_run.PROMPT} there.')
+
+
+def config_changes(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+  """'NAME: value there, value here' of each parameter that differs and is not free.
+
+  Args:
+    theirs: of the run, from config.bindings.
+    ours: of this start.
+  """
+  changes = {}
+  for name in sorted({*theirs, *ours}):
+    there, here = _resolved(theirs, name), _resolved(ours, name)
+    if '.' in name and there != here and name.rpartition('.')[2] not in FREE:
+      same = theirs.get(name) == ours.get(name)  # then the macro is what was given anew
+      changes[theirs[name].lstrip('%') if same else name] = f'{there} there, {here} here'
+  return [f'{name}: {change}' for name, change in changes.items()]
+
+
+def _resolved(bindings: Mapping[str, str], name: str) -> str:
+  """The value of a binding, with the values of macros in place of their names."""
+  return re.sub(r'%(\w+)', lambda macro: _resolved(bindings, macro[1])
+                if macro[1] in bindings else macro[0], bindings.get(name, 'absent'))
 
 
 def plan(loader, eval_cache, seed: int) -> dict:

@@ -149,8 +149,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
     step_fn = step.make_train_step(
         model.peft, config.optimizer, loss=config.loss, num_microbatches=config.num_microbatches,
         max_nonfinite=config.skip_nonfinite_steps)
-    with writers.open_writers(folder, start.step, last_step, start.evaluated) as writer, (
-        interruption):
+    with _open_writers(folder, start, last_step) as writer, interruption:
       if config.doctor:
         writer = checkup.watched(writer, config, evaluate, prompt_start, first_step)
       result = loop.train(
@@ -160,7 +159,8 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
           last_step=last_step, config=loop_config,
           evaluate=lambda state: evaluate(
               params_lib.merge(state.trainable, frozen), f'step_{int(state.step)}'),
-          save=save, write=writer.write, tick=writer.tick, should_stop=interruption.should_stop,
+          save=save, write=_writing(folder)(writer.write), tick=writer.tick,
+          should_stop=interruption.should_stop,
           on_nonfinite=functools.partial(resume.report_nonfinite, folder, loader, save.batch_of),
           history=start.history, totals=start.totals, first_step=first_step,
           prompt_start=prompt_start)
@@ -175,6 +175,18 @@ def _hold(folder: pathlib.Path):
   """The lock of MODEL_DIR; of several processes of one run, the first holds it for all."""
   alone = not jax.distributed.is_initialized() or jax.process_index() == 0
   return RunLock(folder) if alone else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _open_writers(folder: pathlib.Path, start: resume.Start, last_step: int):
+  """The writers of a run; that they cannot be opened or closed is the user's to mend."""
+  with _writing(folder):
+    writer = writers.open_writers(folder, start.step, last_step, start.evaluated)
+  try:
+    yield writer
+  finally:
+    with _writing(folder):
+      writer.close()
 
 
 def _stop_if(requested: bool):

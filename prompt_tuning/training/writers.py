@@ -7,7 +7,9 @@ import abc
 import json
 import logging
 import math
+import os
 import pathlib
+import socket
 import sys
 import time
 
@@ -101,29 +103,34 @@ def _lines_until(path, last_step, evaluated):
 
 
 class TensorBoardWriter(Writer):
-  """Scalars in an event file, by tensorboard's own writer."""
+  """Scalars in an event file.
+
+  The records are tensorboard's own; its EventFileWriter is not used, because that writes from a
+  thread, where an error of the disk ends the thread and not the run.
+  """
 
   def __init__(self, folder, first_step=0):
-    from tensorboard.compat import tensorflow_stub
     from tensorboard.compat.proto import event_pb2, summary_pb2
-    from tensorboard.summary.writer import event_file_writer
-    # Otherwise the writer imports TensorFlow wherever that is installed, only to open a file.
-    event_file_writer.tf = tensorflow_stub
+    from tensorboard.summary.writer.record_writer import RecordWriter
     self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-    self._writer = event_file_writer.EventFileWriter(str(folder))
+    now = time.time()
+    name = f'events.out.tfevents.{now:.6f}.{socket.gethostname()}.{os.getpid()}'
+    self._file = (pathlib.Path(folder) / name).open('wb', buffering=0)
+    self._records = RecordWriter(self._file)
+    self._add(wall_time=now, file_version='brain.Event:2')
     if first_step:  # hides what an earlier, longer attempt wrote about later steps
-      self._writer.add_event(event_pb2.Event(
-          wall_time=time.time(), step=first_step + 1,
-          session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)))
+      self._add(wall_time=now, step=first_step + 1,
+                session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
   def write(self, step, values):
     scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-    self._writer.add_event(self._event(
-        wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
-    self._writer.flush()
+    self._add(wall_time=time.time(), step=step, summary=self._summary(value=scalars))
 
   def close(self):
-    self._writer.close()
+    self._file.close()
+
+  def _add(self, **fields):
+    self._records.write(self._event(**fields).SerializeToString())
 
 
 class LogWriter(Writer):

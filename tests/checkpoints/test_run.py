@@ -295,15 +295,6 @@ def test_a_reader_leaves_a_damaged_step_alone(tmp_path):
   assert (tmp_path / 'run' / '2').is_dir()
 
 
-def test_going_back_on_purpose(checkpoints):
-  for step in (1, 2):
-    checkpoints.save(step, {'x': jnp.asarray(step)}, score=float(step))
-  checkpoints.delete_after(1)
-  assert checkpoints.all_steps() == [1] and checkpoints.best_step() == 1
-  assert checkpoints.save(2, {'x': jnp.asarray(5)})
-  assert checkpoints.restore({'x': jnp.asarray(0)}).arrays['x'] == 5
-
-
 def test_unfinished_saves_are_ignored_and_cleared(tmp_path):
   unfinished = tmp_path / 'run' / '9.orbax-checkpoint-tmp'
   unfinished.mkdir(parents=True)

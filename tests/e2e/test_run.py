@@ -4,12 +4,14 @@ import functools
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import prompt_file, restore
 from prompt_tuning.cli import config, main
 
@@ -134,6 +136,31 @@ def test_versions_that_changed_are_told(train_argv, tmp_path, capsys):
   assert 'by other versions: jax 0.1 there' in capsys.readouterr().err
 
 
+def test_asked_to_stop_in_an_evaluation(train_argv, folder, tmp_path, monkeypatch, capsys):
+  """The evaluation is left where it is and done again by the next start."""
+  whole, run = tmp_path / 'whole', tmp_path / 'run'
+  argv = functools.partial(train_argv, EVAL_FILE=folder / 'train.jsonl', EVAL_BATCH_SIZE=8)
+  assert main.main(argv(whole)) == 0
+  placed, place = [], partitioning.shard_batch
+
+  def signal_at_the_fifth(batch, mesh):
+    placed.append(batch)
+    if len(placed) == 5:  # four steps, then the first of the evaluation's two batches
+      signal.raise_signal(signal.SIGTERM)
+    return place(batch, mesh)
+  with monkeypatch.context() as patch:
+    patch.setattr(partitioning, 'shard_batch', signal_at_the_fifth)
+    assert main.main(argv(run)) == 75
+  assert len(placed) == 5
+  assert 'Stopped at step 4 and saved' in capsys.readouterr().err
+  assert not (run / 'predictions').exists()
+  assert [row['step'] for row in records(run / 'metrics.jsonl')] == [2, 4]
+  assert main.main(argv(run)) == 0
+  rows = [[{name: value for name, value in row.items() if name not in CLOCKS}
+           for row in records(model_dir / 'metrics.jsonl')] for model_dir in (whole, run)]
+  assert len(rows[0]) == 6 and rows[0] == rows[1]
+
+
 def test_a_loss_that_is_not_finite(train_argv, tmp_path, capsys):
   """A rate at the end of float32 makes the prompt infinite: the second step's loss is NaN."""
   run = tmp_path / 'run'
@@ -168,7 +195,7 @@ def test_restart_with_another_seed(train_argv, tmp_path, capsys):
   assert main.main(train_argv(tmp_path / 'run', TRAIN_STEPS_RELATIVE=1)) == 0
   argv = train_argv(tmp_path / 'run', **{'data.DataConfig.seed': 5})
   assert main.main(argv) == 2
-  assert 'data.DataConfig.seed: %RANDOM_SEED there, 5 here' in capsys.readouterr().err
+  assert 'data.DataConfig.seed: 0 there, 5 here' in capsys.readouterr().err
 
 
 def test_best_evaluation_before_the_first_step(train_argv, tmp_path, capsys):

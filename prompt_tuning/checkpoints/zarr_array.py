@@ -108,8 +108,8 @@ def open_all(arrays: dict[str, dict]) -> dict[str, ZarrArray]:
       if array.dtype.name not in DTYPES:
         raise ValueError(f'its dtype is {array.dtype.name}; known are {list(DTYPES)}')
     except Exception as error:  # tensorstore's errors have no common class
-      raise UserError(f'Cannot open {bare[name]}: {error} The checkpoint is incomplete or '
-                      'damaged: copy or download it again.') from error
+      raise UserError(f'Cannot open {bare[name]}: {str(error)[:1000]} The checkpoint is '
+                      'incomplete or damaged: copy or download it again.') from error
     found[name] = dataclasses.replace(bare[name], shape=tuple(array.shape),
                                       dtype=DTYPES[array.dtype.name])
   return found

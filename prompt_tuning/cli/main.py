@@ -1,7 +1,8 @@
 """The command `prompt-tuning VERB`: flags, dispatch, exit codes.
 
-Exit codes: 0 done, 1 the run failed, 2 a mistake in what was given. A verb's module is imported
-after its flags are parsed, so that `--help` and a wrong flag answer at once.
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was given, 75 asked to stop and saved. A
+verb's module is imported after its flags are parsed, so that `--help` and a wrong flag answer at
+once.
 """
 
 import argparse

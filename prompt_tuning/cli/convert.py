@@ -5,6 +5,7 @@ and trained leaves (npy, safetensors, peft, and the prompt inside a T5X checkpoi
 the leaves are compared with the model they belong to; a model format merges them into it.
 """
 
+import collections
 import dataclasses
 import logging
 import pathlib
@@ -27,7 +28,8 @@ from prompt_tuning.cli import process
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft import description
-from prompt_tuning.peft.model import abstract_params
+from prompt_tuning.peft.method import Method
+from prompt_tuning.peft.model import PeftModel, abstract_params
 from prompt_tuning.peft.model_tuning import ModelTuning
 from prompt_tuning.peft.soft_prompt import SoftPrompt
 from prompt_tuning.vocabulary import BYTES
@@ -42,9 +44,9 @@ FORMATS = (*MODEL_FORMATS, *LEAF_FORMATS)
 def main(flags):
   """Runs the verb."""
   process.start()
-  output = pathlib.Path(flags.output)
-  check_output(flags.to, output)
+  output = check_output(flags.to, flags.output)
   source = check_source(flags.source_format, flags.input)
+  _check_others(source, flags)
   base = restore.open_model(flags.base) if flags.base else None
   if flags.to in LEAF_FORMATS:
     prompt = read_leaves(source, flags, base)
@@ -54,42 +56,75 @@ def main(flags):
       write_leaves(flags.to, output, prompt, base and base.config, flags.base or '')
   else:
     model, prompt = _model_and_leaves(source, flags, base)
+    if flags.to == 't5x':
+      _refuse_existing(output / f'checkpoint_{model.step or 0}')
     if flags.dry_run:
-      report = check_model(model)
+      report = check_model(flags.to, model, prompt)
       print_model(flags.to, _rows(model, report, prompt))
       print(report)
     else:
       convert_model(flags.to, output, model, prompt, flags.vocabulary)
 
 
-def check_output(file_format: str, output: pathlib.Path):
-  """Refuses an unknown format, and an output that does not fit it or would be overwritten."""
+def check_output(file_format: str, path: str) -> pathlib.Path:
+  """The output; refuses an unknown format, and a place that does not fit it or holds something."""
   if file_format not in FORMATS:
     raise UserError(f'--to={file_format}: allowed are {", ".join(FORMATS)}.')
+  if not path or '://' in path:
+    raise UserError(f'--output={path}: give a local path. What is for a bucket is copied there '
+                    'afterwards.')
+  output = pathlib.Path(path)
   if file_format in ('npy', 'safetensors') and output.suffix != f'.{file_format}':
     raise UserError(f'--output={output} does not end in .{file_format}, which --to asks for.')
-  if file_format in ('hf', 'peft') and output.exists() and (
-      not output.is_dir() or any(output.iterdir())):
-    raise UserError(f'--output={output} exists and is not empty: give a new folder.')
+  if file_format in ('hf', 'peft'):
+    _refuse_existing(output)
+  if file_format == 't5x' and output.exists() and not output.is_dir():
+    raise UserError(f'--output={output} is a file; give the folder that checkpoint_N goes into.')
+  return output
+
+
+def _refuse_existing(folder):
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise UserError(f'--output: {folder} exists and is not empty: give a new folder.')
 
 
 def check_source(given: str | None, path: str) -> str:
   """The format of what lies at `path`; refuses a --from that says otherwise."""
   if given not in (None, *FORMATS):
     raise UserError(f'--from={given}: allowed are {", ".join(FORMATS)}.')
-  found = _detect(pathlib.Path(path))
+  found = _detect(path)
   if given not in (None, found):
     raise UserError(f'--from={given} and --input={path} is {found}. Leave --from out, or give '
                     'another input.')
   return found
 
 
-def _detect(path) -> str:
+def _detect(path: str) -> str:
+  if path == restore.DEMO:
+    return 'hf'
   for file_format, is_one in (('t5x', t5x.is_checkpoint), ('peft', peft_adapter.is_adapter),
                               ('hf', hf.is_folder)):
     if is_one(path):
       return file_format
+  if not path or not pathlib.Path(path).exists():
+    raise UserError(f'--input={path} does not exist. Give a file or folder of one of the formats '
+                    f'{", ".join(FORMATS)}.')
   return prompt_file.kind(path)
+
+
+def _check_others(source, flags):
+  """Refuses flags that contradict the input, and names those that change nothing."""
+  if flags.step is not None and source != 't5x':
+    raise UserError(f'--step={flags.step} chooses among the checkpoint_N of a T5X folder, and '
+                    f'--input={flags.input} is {source}.')
+  if flags.to in LEAF_FORMATS:
+    idle = [] if flags.base else [
+        name for name in ('vocabulary', 'allow_mismatch') if getattr(flags, name)]
+  else:
+    idle = ['base'] if flags.base and source in MODEL_FORMATS else []
+  if idle:
+    log.warning('Not used: --%s; %s.', ', --'.join(idle), 'without --base nothing is compared'
+                if flags.to in LEAF_FORMATS else f'{flags.input} is a whole model')
 
 
 def read_leaves(source: str, flags, base: StoredModel | None) -> Prompt:
@@ -113,6 +148,12 @@ def _bound(prompt: Prompt, base: StoredModel, flags) -> Prompt:
   if vocabulary := restore.open_vocabulary(flags.vocabulary, base, base.config):
     facts['vocabulary_hash'] = vocabulary.hash
   prompt.check(emb_dim=base.config.emb_dim, allow_mismatch=flags.allow_mismatch, **facts)
+  if 'methods' in prompt.metadata:  # of others the width is known, and was compared
+    model = PeftModel(backbone=T5(config=base.config), methods=prompt.methods)
+    try:
+      prompt.fill(params_lib.split(abstract_params(model), model.trainable)[0])
+    except UserError as error:
+      raise UserError(f'--base={flags.base} is not the model of these leaves: {error}') from None
   return dataclasses.replace(prompt, metadata={**prompt.metadata, **facts})
 
 
@@ -148,11 +189,7 @@ def _known(config) -> T5Config:
 def _model_and_leaves(source, flags, base):
   """(the model to write, the leaves that go with it or None)."""
   if source in MODEL_FORMATS:
-    model = restore.open_model(flags.input, flags.step)
-    prompt = None
-    if source == flags.to == 't5x' and names.PROMPT in model.arrays:
-      prompt = prompt_file.load_prompt(flags.input, flags.step)
-    return model, prompt
+    return restore.open_model(flags.input, flags.step), None
   if base is None:
     raise UserError(f'--to={flags.to} writes a whole model, and --input={flags.input} holds '
                     'trained leaves alone: give --base=FOLDER of their model.')
@@ -163,7 +200,7 @@ def convert_model(file_format: str, output: pathlib.Path, model: StoredModel,
                   prompt: Prompt | None, vocabulary: str | None):
   """Writes a stored model, with leaves merged into it or (a prompt in T5X) among it."""
   restore.open_vocabulary(vocabulary, model, model.config)  # one that does not fit is refused
-  report = check_model(model)
+  report = check_model(file_format, model, prompt)
   log.log(logging.WARNING if report.unused else logging.INFO, '%s: %s', model.source, report)
   kept = set(report.kept)
   # In the file's order: layers that lie in one array are cheap to read one after another.
@@ -171,13 +208,32 @@ def convert_model(file_format: str, output: pathlib.Path, model: StoredModel,
   if prompt is not None:
     arrays = fit(file_format, prompt.methods, {**arrays, **prompt.leaves})
   write_model(file_format, output, model.config, arrays, step=model.step or 0,
+              optimizer_state=_slots(model) if prompt is None else None,
               vocabulary=vocabulary or model.vocabulary,
               extra_ids=None if vocabulary else model.extra_ids)
 
 
-def check_model(model: StoredModel) -> restore.Report:
-  """What becomes of every parameter of the model's shape."""
-  return restore.check(model, params_lib.flatten(abstract_params(T5(config=model.config))))
+def _slots(model: StoredModel) -> dict[str, dict]:
+  """{parameter: {slot: array}} of the optimizer's state in a T5X checkpoint."""
+  slots = collections.defaultdict(dict)
+  for path, array in model.optimizer_state.items():
+    parameter, _, slot = path.rpartition('/')
+    slots[parameter][slot] = array
+  return slots
+
+
+def check_model(file_format: str, model: StoredModel, prompt: Prompt | None) -> restore.Report:
+  """What becomes of every parameter; a prompt that stands among them stays in T5X alone.
+
+  Raises:
+    UserError: a parameter is missing, or the methods of `prompt` cannot be merged.
+  """
+  if prompt is not None:
+    _check_merges(file_format, prompt.methods)
+  expected = params_lib.flatten(abstract_params(T5(config=model.config)))
+  if file_format == 't5x' and prompt is None and names.PROMPT in model.arrays:
+    expected[names.PROMPT] = model.arrays[names.PROMPT]
+  return restore.check(model, expected)
 
 
 def fit(file_format: str, methods, arrays) -> dict:
@@ -191,17 +247,28 @@ def fit(file_format: str, methods, arrays) -> dict:
   Raises:
     UserError: a method that cannot be merged.
   """
-  if file_format == 't5x' and all(isinstance(m, SoftPrompt | ModelTuning) for m in methods):
+  _check_merges(file_format, methods)
+  if _is_held(file_format, methods):
     return dict(arrays)
   params = params_lib.unflatten({
       path: array.read() if isinstance(array, StoredArray) else array
       for path, array in arrays.items()})
-  try:
-    for method in methods:
-      params = method.merge(params)
-  except NotImplementedError as error:
-    raise UserError(f'{error}: use --to=safetensors.') from None
+  for method in methods:
+    params = method.merge(params)
   return {path: np.asarray(array) for path, array in params_lib.flatten(params).items()}
+
+
+def _is_held(file_format, methods) -> bool:
+  """Whether the format holds the leaves of these methods as they are."""
+  return file_format == 't5x' and all(isinstance(m, SoftPrompt | ModelTuning) for m in methods)
+
+
+def _check_merges(file_format, methods):
+  """Refuses methods whose leaves the format neither holds nor can have merged into the weights."""
+  for method in methods:
+    if type(method).merge is Method.merge and not _is_held(file_format, methods):
+      raise UserError(f'{type(method).__name__} cannot be merged into the weights of a model, '
+                      f'all that --to={file_format} holds here: use --to=safetensors.')
 
 
 def write_model(file_format: str, output: pathlib.Path, config: T5Config, arrays, *, step: int = 0,

@@ -38,12 +38,14 @@ class ExportConfig:
 def main(flags):
   """Runs the verb."""
   if flags.input is not None:
+    if flags.overrides or flags.gin_file:
+      raise UserError('--input converts a file, and gin settings such as --gin.MODEL_DIR name a '
+                      'run: give one of the two.')
     convert.main(flags)
     return
   process.start()
-  output = pathlib.Path(flags.output)
   _refuse_file_flags(flags)
-  convert.check_output(flags.to, output)
+  output = convert.check_output(flags.to, flags.output)
   past_run.parse(flags, reads_examples=False)
   config = config_lib.build(ExportConfig, flags.run_file)
   if flags.to in convert.LEAF_FORMATS:

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,9 +9,10 @@ from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_file, restore
 from prompt_tuning.checkpoints.names import PROMPT
 from prompt_tuning.cli import main
+from prompt_tuning.models.t5 import T5
 from prompt_tuning.peft import description
 from prompt_tuning.peft.lora import LoRA
-from prompt_tuning.peft.model import PeftModel, initialize
+from prompt_tuning.peft.model import PeftModel, abstract_params
 from prompt_tuning.peft.prefix_tuning import PrefixTuning
 
 
@@ -68,6 +68,21 @@ def test_t5x_to_t5x_keeps_prompt_and_step(t5x, prompt, tmp_path):
   assert model.step == 7 and pathlib.Path(model.source).name == 'checkpoint_7'
   np.testing.assert_array_equal(model.arrays[PROMPT].read(), prompt)
   same(parameters(tmp_path), parameters(t5x))
+  slots = restore.open_model(t5x).optimizer_state
+  assert slots and model.optimizer_state.keys() == slots.keys()
+  for path, slot in model.optimizer_state.items():
+    np.testing.assert_array_equal(slot.read(), slots[path].read())
+
+
+def test_t5x_to_t5x_says_what_it_does(t5x, tmp_path, capsys):
+  convert(t5x, 't5x', tmp_path, '--dry_run')
+  out = capsys.readouterr().out
+  assert out.count(PROMPT) >= 1 and '53 kept, 0 new, 0 missing, 0 unused' in out
+  convert(t5x, 't5x', tmp_path)
+  assert '53 kept' in capsys.readouterr().err
+  for flags in ([], ['--dry_run']):
+    assert main.main(['import', f'--input={t5x}', '--to=t5x', f'--output={tmp_path}', *flags]) == 2
+    assert 'checkpoint_7 exists' in capsys.readouterr().err
 
 
 def test_prompt_through_every_format(t5x, hf, prompt, tmp_path):
@@ -87,10 +102,8 @@ def test_prompt_through_every_format(t5x, hf, prompt, tmp_path):
 def lora(hf, tmp_path_factory):
   """A LoRA file for the model in `hf`."""
   method = LoRA(rank=2, targets='.*/(query|wo)')
-  backbone = restore.load_backbone(hf)
-  model = PeftModel(backbone=backbone.module, methods=(method,))
-  params = initialize(model, jax.random.key(0), backbone.params)
-  leaves = params_lib.flatten(params_lib.split(params, model.trainable)[0])
+  model = PeftModel(backbone=T5(config=restore.open_model(hf).config), methods=(method,))
+  leaves = params_lib.flatten(params_lib.split(abstract_params(model), model.trainable)[0])
   rng = np.random.default_rng(0)
   leaves = {path: rng.normal(size=leaf.shape).astype(np.float32) for path, leaf in leaves.items()}
   path = tmp_path_factory.mktemp('lora') / 'lora.safetensors'
@@ -166,6 +179,9 @@ def test_another_base_is_refused_unless_allowed(t5x, hf, tmp_path, capsys):
     (['--to=hf', '--output=x', '--vocabulary=bytes'], ('259', '256')),
     (['--to=hf', '--output=x', '--vocabulary=nothing.model'], ('nothing.model',)),
     (['--to=npy', '--output=x.npy', '--base=nowhere'], ('nowhere',)),
+    (['--to=npy', '--output=gs://bucket/x.npy'], ('gs://bucket/x.npy', 'local')),
+    (['--to=hf', '--output=gs://bucket/x'], ('gs://bucket/x', 'local')),
+    (['--to=hf', '--output='], ('--output=', 'local path')),
 ])
 def test_mistakes(t5x, flags, words, capsys, monkeypatch, tmp_path):
   monkeypatch.chdir(tmp_path)
@@ -186,10 +202,65 @@ def test_mistakes_with_leaves(hf, lora, tmp_path, capsys):
   refused('trained leaves alone', '--base', input=lora, to='hf', output=tmp_path / 'x')
   refused('no single soft prompt', input=lora, to='npy', output=tmp_path / 'x.npy')
   refused('not empty', input=lora, to='hf', base=hf, output=hf)
-  refused('Cannot read', input=tmp_path / 'nothing', output=tmp_path / 'x.safetensors')
-  prefix = tmp_path / 'prefix.safetensors'
-  prompt_file.save_prompt(prefix, {'x': np.ones((2, 3), np.float32)}, {
-      'methods': description.describe([PrefixTuning(length=2)])})
-  refused('cannot be merged', '--to=safetensors', input=prefix, to='hf', base=hf,
+  refused('--input=', 'nothing does not exist', input=tmp_path / 'nothing', to='hf',
           output=tmp_path / 'x')
+  refused('--step=3', 'is safetensors', input=lora, step=3, output=tmp_path / 'x.safetensors')
+  refused('model.safetensors names its tensors', 'Give that folder',
+          input=hf / 'model.safetensors', output=tmp_path / 'x.safetensors')
+  assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('to', 'dry'), [('hf', ()), ('t5x', ('--dry_run',))])
+def test_what_cannot_be_merged(hf, tmp_path, capsys, dry, to):
+  method = PrefixTuning(length=2, encoder=False, cross=False)
+  leaves = {f'decoder/layers_{i}/self_attention/core/prefix/{leaf}': np.ones((2, 4, 8), np.float32)
+            for i in (0, 1) for leaf in ('key', 'value')}
+  prefix = tmp_path / 'prefix.safetensors'
+  prompt_file.save_prompt(prefix, params_lib.unflatten(leaves),
+                          {'methods': description.describe([method])})
+  assert main.main(['import', f'--input={prefix}', f'--to={to}', f'--base={hf}',
+                    f'--output={tmp_path / "x"}', *dry]) == 2
+  err = capsys.readouterr().err
+  assert 'PrefixTuning cannot be merged' in err and '--to=safetensors' in err
   assert not (tmp_path / 'x').exists()
+
+
+@pytest.mark.parametrize(('change', 'to'), [
+    ('narrow', 'hf'), ('half', 'safetensors'), ('far', 't5x'), ('far', 'peft')])
+def test_leaves_of_another_base(hf, lora, tmp_path, capsys, change, to):
+  path, other = 'encoder/layers_0/attention/query/lora/a', tmp_path / 'other.safetensors'
+  found = prompt_file.load_prompt(lora)
+  leaves = dict(found.leaves)
+  leaf = leaves.pop(path)
+  if change == 'narrow':
+    leaves[path] = leaf[1:]
+  elif change == 'far':
+    leaves[path.replace('layers_0', 'layers_9')] = leaf
+  prompt_file.save_prompt(other, params_lib.unflatten(leaves), found.metadata)
+  output = tmp_path / ('x.safetensors' if to == 'safetensors' else 'x')
+  assert main.main(['import', f'--input={other}', f'--to={to}', f'--base={hf}',
+                    f'--output={output}']) == 2
+  err = capsys.readouterr().err
+  assert f'--base={hf} is not the model of these leaves' in err and 'other.safetensors' in err
+  assert f'{path} is ' + ('[31, 2]' if change == 'narrow' else 'absent') + ' in the file' in err
+  assert not output.exists()
+
+
+def test_flags_that_change_nothing_are_named(t5x, hf, prompt, tmp_path, capsys):
+  convert(t5x, 'npy', tmp_path / 'p.npy', '--vocabulary=bytes', '--allow_mismatch')
+  assert 'Not used: --vocabulary, --allow_mismatch' in capsys.readouterr().err
+  np.testing.assert_array_equal(np.load(tmp_path / 'p.npy'), prompt)
+  convert(hf, 't5x', tmp_path / 'x', f'--base={hf}')
+  assert 'Not used: --base' in capsys.readouterr().err
+
+
+def test_the_bundled_model_by_its_name(tmp_path):
+  convert('demo', 't5x', tmp_path)
+  same(parameters(tmp_path), parameters('demo'))
+
+
+def test_export_takes_a_file_or_a_run(t5x, tmp_path, capsys):
+  assert main.main(['export', f'--input={t5x}', '--gin.MODEL_DIR=runs/x',
+                    f'--output={tmp_path / "x.safetensors"}']) == 2
+  assert 'give one of the two' in capsys.readouterr().err
+  assert not any(tmp_path.iterdir())

@@ -73,7 +73,7 @@ def _weights(folder):
   """{PEFT's name: array}, not read yet."""
   if not (folder / WEIGHTS).is_file():
     if not (folder / _PICKLE).is_file():
-      raise UserError(f'{folder} has a {peft_settings.NAME} and no {WEIGHTS}.')
+      raise UserError(f'{folder} holds {peft_settings.NAME} and no {WEIGHTS}: copy both.')
     raise UserError(
         f'{folder} holds its weights only as a pickle ({_PICKLE}), which can run code when it is '
         'opened and is never read here. Convert it: `python -c "import torch; from '

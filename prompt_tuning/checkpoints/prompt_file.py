@@ -29,6 +29,7 @@ from prompt_tuning.peft.soft_prompt import SoftPrompt
 _WORDS = {'method', 'base_fingerprint', 'vocabulary_hash', 'task', 'library_version'}
 _MAGIC = b'\x93NUMPY'
 _HEADER = 10_000  # bytes; numpy's own limit
+_FOREIGN = re.compile(r'prompt_embeddings|[^/]+\.[^/]+')  # of an adapter; of torch's modules
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -143,8 +144,8 @@ class Prompt:
              if _shape(found, path) != _shape(expected, path)]
     if wrong:
       more = f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''
-      raise UserError(f'{self.source} does not fit the configured methods: '
-                      f'{"; ".join(wrong[:4])}{more}. Configure the methods that wrote this file.')
+      raise UserError(f'{self.source} does not fit the model and its methods: '
+                      f'{"; ".join(wrong[:4])}{more}. Give the model and the methods of this file.')
     return params_lib.unflatten({path: found[path].astype(leaf.dtype)
                                  for path, leaf in expected.items()})
 
@@ -179,6 +180,10 @@ def load_prompt(path, step: int | None = None) -> Prompt:
   if kind(path) == 'npy':
     return _checked(Prompt({names.PROMPT: _load_npy(path)}, {}, str(path)))
   stored, metadata = safetensors_file.read(path)
+  if foreign := [name for name in stored if _FOREIGN.fullmatch(name)]:
+    raise UserError(f'{path} names its tensors as Hugging Face and PEFT do ({foreign[0][:200]}): '
+                    'it is one file of a folder. Give that folder, with its config.json or '
+                    'adapter_config.json.')
   leaves = {name: array.read() for name, array in stored.items()}
   return _checked(Prompt(leaves, _decode(metadata), str(path)))
 
@@ -236,9 +241,10 @@ def _checked(prompt) -> Prompt:
   """Refuses what cannot be trained leaves, and a soft prompt that is no [P, H] array."""
   for path, leaf in prompt.leaves.items():
     floating = leaf.dtype == ml_dtypes.bfloat16 or np.issubdtype(leaf.dtype, np.floating)
-    if not floating or (path == names.PROMPT and leaf.ndim != 2):
+    if not floating or not leaf.size or (path == names.PROMPT and leaf.ndim != 2):
       raise UserError(f'{prompt.source} holds {leaf.dtype}{list(leaf.shape)} as {path}; expected '
-                      'are floating-point numbers, and a soft prompt is a [P, H] array of them.')
+                      'are floating-point numbers, and a soft prompt is a [P, H] array of them, '
+                      'each 1 or more.')
   return prompt
 
 
@@ -246,8 +252,9 @@ def _from_t5x(path, step) -> Prompt:
   """The prompt inside a T5X checkpoint of google-research/prompt-tuning."""
   model = t5x.open_checkpoint(path, step)
   if names.PROMPT not in model.arrays:
-    raise UserError(f'{model.source} holds a model without a prompt ({names.PROMPT}). Give a '
-                    'prompt file.')
+    others = [path for path in model.arrays if 'prompt' in path][:3]
+    raise UserError(f'{model.source} holds a model without {names.PROMPT}, the one prompt that is '
+                    f'read here{f"; it has {others}" if others else ""}. Give a prompt file.')
   return _checked(Prompt({names.PROMPT: model.arrays[names.PROMPT].read()}, {}, model.source))
 
 
@@ -267,8 +274,9 @@ def save_prompt(path, array, metadata: Mapping | None = None):
   leaves = _leaves(array)
   prompt = leaves.get(names.PROMPT)
   if path.suffix == '.safetensors':
+    known = {'method': 'soft_prompt'} if set(leaves) == {names.PROMPT} else {}
     length = {} if prompt is None else {'length': prompt.shape[0]}
-    entries = {'method': 'soft_prompt', **length, **(metadata or {}),
+    entries = {**known, **length, **(metadata or {}),
                'library_version': version.__version__}
     safetensors_file.write(path, leaves, {name: value if isinstance(value, str)
                                           else json.dumps(value)

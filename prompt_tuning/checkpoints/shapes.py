@@ -45,6 +45,10 @@ def config_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str) -> T5
       raise UserError(f'{source}: {path} has shape {list(shapes[path])}: it holds no number.')
     return shapes[path]
 
+  if not any(path.startswith('encoder/') for path in shapes) and any(
+      path.startswith('decoder/') for path in shapes):
+    raise UserError(f'{source} is a decoder-only model: it has no parameter encoder/.... Give a '
+                    'T5 encoder-decoder.')
   vocab_size, emb_dim = shape(names.EMBEDDING)
   per_layer = _bias_per_layer(shapes, source)
   layer = '/layers_0' if per_layer else ''

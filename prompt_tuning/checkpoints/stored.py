@@ -68,6 +68,8 @@ class StoredArray:
     try:
       with np.errstate(all='ignore'):  # a NaN in a file is a NaN in memory
         array = self.reader(dtype)
+    except UserError:  # of the parameter in the file, which this one is made of
+      raise
     except (ValueError, OSError, MemoryError, OverflowError) as error:
       raise UserError(
           f'Cannot read {self.source} (shape {list(self.shape)}, {self.dtype}): '

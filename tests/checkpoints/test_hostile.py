@@ -373,7 +373,7 @@ WEIGHTS = 'adapter_model.safetensors'
     ('peft_prompt', setting(peft_type=['LORA']), 'peft_type'),
     ('peft_prompt', move_out(WEIGHTS), 'is a link out of its folder'),
     ('peft_prompt', move_out('adapter_config.json'), 'is a link out of its folder'),
-    ('peft_prompt', lambda path: (path / WEIGHTS).unlink(), 'has a adapter_config.json and no'),
+    ('peft_prompt', lambda path: (path / WEIGHTS).unlink(), 'holds adapter_config.json and no'),
     ('peft_prompt', text(WEIGHTS, b'\x80\x04'), 'is not a safetensors file'),
     ('peft_prompt', text('adapter_config.json', b'{"a":' * 10**5), 'nested too deeply'),
     ('peft_prompt', edit_header(WEIGHTS, lambda header: header['prompt_embeddings'].update(

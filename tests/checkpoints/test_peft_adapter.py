@@ -168,7 +168,7 @@ def test_copy_of_the_head_is_left_out(tmp_path, caplog):
   folder = make(tmp_path / 'a', {**LORA, 'target_modules': ['lm_head']}, arrays)
   adapter = peft_adapter.read_adapter(folder, CONFIG)
   assert adapter.methods[0].targets == ('decoder/logits_dense',) and len(adapter.leaves) == 2
-  assert not caplog.text
+  assert all(record.levelno < logging.WARNING for record in caplog.records)
   peft_adapter.write_adapter(tmp_path / 'b', adapter.methods, adapter.leaves, CONFIG)
   for option in ({'mlp_activations': ('relu',)}, {'relative_attention_per_layer': True}):
     config = T5Config(**{**vars(CONFIG), **option})
@@ -200,7 +200,7 @@ BAD = [
     ({**PROMPT, 'num_transformer_submodules': 3}, prompt_arrays(12), 'has 1 or 2'),
     (PROMPT, prompt_arrays() | {'extra': numbers(2)}, r"holds \['extra', 'prompt_embeddings'\]"),
     (PROMPT, {'prompt_embeddings': np.zeros((4, 12), np.int32)}, r'prompt_embeddings is int32'),
-    (PROMPT, None, 'has a adapter_config.json and no adapter_model'),
+    (PROMPT, None, 'holds adapter_config.json and no adapter_model'),
     ({**PREFIX, 'num_transformer_submodules': 1}, prompt_arrays(4, 90), 'gives self-attention and'),
     ({**PREFIX, 'num_layers': 2}, prompt_arrays(4, 60), 'num_layers is 2; this base has 3 decoder'),
     ({**PREFIX, 'num_attention_heads': 5}, prompt_arrays(4, 90), 'this base has 3 heads of 5'),

@@ -14,7 +14,7 @@ import safetensors
 
 from prompt_tuning import params as params_lib
 from prompt_tuning import version
-from prompt_tuning.checkpoints import safetensors_file
+from prompt_tuning.checkpoints import safetensors_file, t5x, t5x_writer
 from prompt_tuning.checkpoints.names import PROMPT
 from prompt_tuning.checkpoints.prompt_file import load_prompt, save_prompt
 from prompt_tuning.errors import UserError
@@ -177,6 +177,7 @@ def write_lying_npy(path):
     lambda path: path.write_bytes(b'\x93NUMPY\x01\x00\x08\x00{(((((((('),
     lambda path: path.write_bytes(struct.pack('<Q', 90) + b'{' + b' ' * 20),
     lambda path: np.save(path, ARRAY[0]),
+    lambda path: np.save(path, ARRAY[:0]),
     lambda path: np.save(path, ARRAY.astype(np.int32)),
     lambda path: np.save(path, ARRAY.astype(np.complex64)),
     lambda path: None,
@@ -194,6 +195,28 @@ def test_safetensors_that_holds_no_trained_leaves(tmp_path, leaves):
   safetensors_file.write(tmp_path / 'p.safetensors', leaves)
   with pytest.raises(UserError, match='expected are floating-point numbers'):
     load_prompt(tmp_path / 'p.safetensors')
+
+
+@pytest.mark.parametrize('name', [
+    'prompt_embeddings', 'shared.weight', 'base_model.model.encoder.block.0.q.lora_A.weight'])
+def test_one_file_of_a_folder_of_other_tools(tmp_path, name):
+  safetensors_file.write(tmp_path / 'model.safetensors', {name: ARRAY})
+  with pytest.raises(UserError, match=f'model.safetensors .*{name}.* Give that folder'):
+    load_prompt(tmp_path / 'model.safetensors')
+
+
+@pytest.mark.parametrize('name', ['decoder/prompt/prompt/prompt', 'encoder/prompt/shared_prompt'])
+def test_checkpoint_with_another_prompt(golden_dir, tmp_path, name):
+  reference = t5x.open_checkpoint(golden_dir / 't5x_small' / 'ckpt_prompt_raw')
+  arrays = {path: array for path, array in reference.arrays.items() if path != PROMPT}
+  t5x_writer.write_checkpoint(tmp_path, {**arrays, name: reference.arrays[PROMPT]})
+  with pytest.raises(UserError, match=f'checkpoint_0 .*without {PROMPT}.*{name}'):
+    load_prompt(tmp_path)
+
+
+def test_method_of_leaves_that_are_no_prompt(tmp_path):
+  save_prompt(tmp_path / 'p.safetensors', TREE)
+  assert 'method' not in load_prompt(tmp_path / 'p.safetensors').metadata
 
 
 def test_prompt_beside_other_leaves(tmp_path):

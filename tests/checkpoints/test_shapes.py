@@ -51,6 +51,8 @@ def test_a_prompt_beside_the_weights_does_not_matter():
      r'encoder layers \[0, 2\]'),
     (lambda s: [s.pop(p) for p in list(s) if p.startswith('decoder/layers_')],
      r'decoder layers \[\]'),
+    (lambda s: [s.pop(p) for p in list(s) if p.startswith('encoder/')],
+     'x is a decoder-only model'),
 ])
 def test_refused(change, message):
   shapes = shapes_of(ODD)

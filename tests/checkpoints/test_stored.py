@@ -59,6 +59,16 @@ def test_a_long_error_is_cut_short():
   assert len(str(caught.value)) < 2000
 
 
+def test_an_error_is_told_once():
+  def reader(dtype):
+    raise OSError('lost')
+  array = stored.StoredArray(shape=(2, 3), dtype=np.dtype(np.float32), source='file: x',
+                             reader=reader)
+  with pytest.raises(UserError) as error:
+    array.transposed().scaled(2.0).read()
+  assert str(error.value).count('Cannot read file: x') == 1
+
+
 def test_reading_takes_the_result_and_a_block(tmp_path):
   values = np.ones((4, 2**20), np.float32)
   safetensors_file.write(tmp_path / 'x.safetensors', {'x': values})

@@ -33,7 +33,8 @@ def required(tmp_path):
 
 def test_gin_files_are_found():
   assert len(GIN_FILES) >= 40
-  assert {name.split('/')[0] for name in GIN_FILES} == {'models', 'peft', 'tasks', 'runs'}
+  assert {name.split('/')[0] for name in GIN_FILES} == {
+      'models', 'peft', 'tasks', 'runs', 'recipes'}
 
 
 @pytest.mark.parametrize('file', GIN_FILES)

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import logging
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -229,7 +230,7 @@ def check_model(file_format: str, model: StoredModel, prompt: Prompt | None) -> 
     UserError: a parameter is missing, or the methods of `prompt` cannot be merged.
   """
   if prompt is not None:
-    _check_merges(file_format, prompt.methods)
+    check_merges(file_format, prompt.methods)
   expected = params_lib.flatten(abstract_params(T5(config=model.config)))
   if file_format == 't5x' and prompt is None and names.PROMPT in model.arrays:
     expected[names.PROMPT] = model.arrays[names.PROMPT]
@@ -241,13 +242,9 @@ def fit(file_format: str, methods, arrays) -> dict:
 
   Args:
     file_format: 't5x' or 'hf'.
-    methods: whose leaves are among the arrays.
+    methods: whose leaves are among the arrays, and that `check_merges` let pass.
     arrays: {per-layer path: array or StoredArray}.
-
-  Raises:
-    UserError: a method that cannot be merged.
   """
-  _check_merges(file_format, methods)
   if _is_held(file_format, methods):
     return dict(arrays)
   params = params_lib.unflatten({
@@ -263,7 +260,7 @@ def _is_held(file_format, methods) -> bool:
   return file_format == 't5x' and all(isinstance(m, SoftPrompt | ModelTuning) for m in methods)
 
 
-def _check_merges(file_format, methods):
+def check_merges(file_format: str, methods: Sequence[Method]):
   """Refuses methods whose leaves the format neither holds nor can have merged into the weights."""
   for method in methods:
     if type(method).merge is Method.merge and not _is_held(file_format, methods):

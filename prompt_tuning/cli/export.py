@@ -56,7 +56,9 @@ def main(flags):
       convert.print_leaves(flags.to, prompt, shape)
     else:
       convert.write_leaves(flags.to, output, prompt, shape, config.model.checkpoint)
-  elif flags.dry_run:
+    return
+  convert.check_merges(flags.to, config.model.methods)
+  if flags.dry_run:
     convert.print_model(flags.to, _rows(config))
   else:
     export_model(config, flags.to, output)

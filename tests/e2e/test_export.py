@@ -58,13 +58,13 @@ def test_peft_and_back(run, train_argv, tmp_path):
       prompt_file.load_prompt(run / 'prompt.safetensors').array)
 
 
-@pytest.mark.parametrize('to', ['t5x', 'hf', 'peft', 'npy', 'safetensors'])
+@pytest.mark.parametrize('to', ['t5x', 'peft', 'npy', 'safetensors'])
 def test_dry_run(run, tmp_path, capsys, to):
   suffix = f'.{to}' if to in ('npy', 'safetensors') else ''
   export(run, to, tmp_path / f'x{suffix}', '--dry_run')
   out = capsys.readouterr().out
   assert 'Dry run' in out and '[3, 32]' in out and not any(tmp_path.iterdir())
-  if to in ('t5x', 'hf'):
+  if to == 't5x':
     assert 'decoder/layers_0/mlp/wo/kernel' in out
 
 
@@ -98,3 +98,11 @@ def test_an_adapter_of_another_scale_is_refused(train_argv, tmp_path, capsys):
                     **lora)
   assert main.main(argv) == 2
   assert 'LoRA.scale is 2.0 in the file and 1.0 in the configuration' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('flags', [[], ['--dry_run']], ids=['real', 'dry'])
+def test_a_prompt_has_no_place_in_weights(run, tmp_path, capsys, flags):
+  assert main.main(['export', f'--gin.MODEL_DIR={run}', '--to=hf', f'--output={tmp_path / "x"}',
+                    *flags]) == 2
+  assert 'SoftPrompt cannot be merged' in capsys.readouterr().err
+  assert not any(tmp_path.iterdir())

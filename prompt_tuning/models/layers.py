@@ -231,6 +231,9 @@ class Attention(nn.Module):
     return keys.value, values.value
 
 
+ACTIVATIONS = ('relu', 'gelu', 'linear')
+
+
 def activate(name: str, x):
   """T5's activations by name: 'relu', 'gelu' (the tanh form) or 'linear'."""
   if name == 'relu':
@@ -239,7 +242,7 @@ def activate(name: str, x):
     return jax.nn.gelu(x, approximate=True)
   if name == 'linear':
     return x
-  raise ValueError(f"unknown activation {name!r}; known: 'relu', 'gelu', 'linear'")
+  raise ValueError(f'unknown activation {name!r}; known: {", ".join(ACTIVATIONS)}')
 
 
 # Only the branches are kept for the backward pass: computing tanh again takes less time than

@@ -72,6 +72,10 @@ class T5Config:
 
   def __post_init__(self):
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
+    if not self.mlp_activations or not set(self.mlp_activations) <= set(layers.ACTIVATIONS):
+      raise UserError(f'mlp_activations is {list(self.mlp_activations)}; known are '
+                      f"{list(layers.ACTIVATIONS)}, one (T5 1.0: ['relu']) or several that are "
+                      "multiplied (T5 1.1: ['gelu', 'linear']).")
     if self.remat_policy not in REMAT_POLICIES:
       raise UserError(f'remat_policy is {self.remat_policy!r}; allowed: {list(REMAT_POLICIES)}.')
     if self.dtype not in ('float32', 'bfloat16'):

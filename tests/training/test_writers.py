@@ -1,9 +1,12 @@
 """metrics.jsonl, event files, log lines and the progress bar."""
 
+import contextlib
 import io
 import json
 import logging
 import math
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -37,6 +40,31 @@ def test_a_resumed_run_drops_what_it_does_again(tmp_path):
   with writers.JsonlWriter(path, first_step=20) as writer:
     writer.write(30, {'train/loss': 1.0})
   assert [row['step'] for row in _rows(path)] == [10, 20, 30]
+
+
+@pytest.mark.parametrize('evaluated', [True, False])
+def test_an_evaluation_that_is_done_again_is_dropped(tmp_path, evaluated):
+  """A run that was stopped before the evaluation of its last step has written the rest of it."""
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text('{"step": 10, "eval/x": 1}\n{"step": 20, "train/x": 1}\n'
+                  '{"step": 20, "eval/x": 1}\n')
+  writers.JsonlWriter(path, 20, evaluated).close()
+  assert [row['step'] for row in _rows(path)] == ([10, 20, 20] if evaluated else [10, 20])
+  assert 'train/x' in _rows(path)[1]
+
+
+@pytest.mark.parametrize('kind', [writers.TensorBoardWriter, writers.JsonlWriter])
+def test_a_full_disk_is_told_at_once(tmp_path, kind):
+  """/dev/full takes nothing; a writer with a thread of its own would lose the error there."""
+  if not pathlib.Path('/dev/full').exists():
+    pytest.skip('no /dev/full on this system')
+  writer = kind(tmp_path if kind is writers.TensorBoardWriter else tmp_path / 'metrics.jsonl')
+  with open('/dev/full', 'wb', buffering=0) as full:
+    os.dup2(full.fileno(), writer._file.fileno())
+  with pytest.raises(OSError, match='No space left'):
+    writer.write(1, TRAIN)
+  with contextlib.suppress(OSError):  # what is still in its buffer
+    writer.close()
 
 
 def test_tensorboard(tmp_path):

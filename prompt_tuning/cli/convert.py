@@ -214,12 +214,16 @@ def convert_model(file_format: str, output: pathlib.Path, model: StoredModel,
               extra_ids=None if vocabulary else model.extra_ids)
 
 
-def _slots(model: StoredModel) -> dict[str, dict]:
-  """{parameter: {slot: array}} of the optimizer's state in a T5X checkpoint."""
+def _slots(model: StoredModel) -> dict[str, dict] | None:
+  """{parameter: {slot: array}} of the optimizer's state in a T5X checkpoint, all of it or none."""
   slots = collections.defaultdict(dict)
   for path, array in model.optimizer_state.items():
     parameter, _, slot = path.rpartition('/')
     slots[parameter][slot] = array
+  if others := [parameter for parameter in slots if parameter not in model.arrays]:
+    log.warning("%s: the optimizer's state is left out, because it is that of stacked layers or of "
+                'another optimizer than Adafactor (%s).', model.source, others[0])
+    return None
   return slots
 
 

@@ -1,9 +1,11 @@
 """`import` and `export --input` between all formats, on the reference checkpoint."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
+from flax import serialization
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import prompt_file, restore
@@ -72,6 +74,18 @@ def test_t5x_to_t5x_keeps_prompt_and_step(t5x, prompt, tmp_path):
   assert slots and model.optimizer_state.keys() == slots.keys()
   for path, slot in model.optimizer_state.items():
     np.testing.assert_array_equal(slot.read(), slots[path].read())
+
+
+def test_state_that_does_not_fit_is_left_out_as_a_whole(t5x, tmp_path, capsys):
+  shutil.copytree(t5x, tmp_path / 'a')
+  index = tmp_path / 'a' / 'checkpoint_7' / 'checkpoint'
+  content = serialization.msgpack_restore(index.read_bytes())
+  content['optimizer']['state']['param_states']['encoder']['encoder'] = {'x': {'v': np.ones(2)}}
+  index.write_bytes(serialization.msgpack_serialize(content))
+  assert len(restore.open_model(tmp_path / 'a').optimizer_state) > 1
+  convert(tmp_path / 'a', 't5x', tmp_path / 'b')
+  assert 'state is left out' in capsys.readouterr().err
+  assert restore.open_model(tmp_path / 'b').optimizer_state == {}
 
 
 def test_t5x_to_t5x_says_what_it_does(t5x, tmp_path, capsys):

@@ -29,6 +29,10 @@ DEPENDENCIES = (
 )
 
 SEQIO = ('seqio>=0.0.19,<0.1', 'tensorflow>=2.20.0,<3')
+METRICS = (
+    'rouge-score>=0.1.2,<0.2',
+    'sacrebleu>=2.5.0,<3',
+)
 
 EXTRAS = {
     # The accelerator's jaxlib; without an extra jax runs on the CPU.
@@ -37,8 +41,11 @@ EXTRAS = {
     # A user's own SeqIO tasks, and task data straight from TensorFlow Datasets.
     'seqio': SEQIO,
     'tfds': ('tensorflow-datasets>=4.9.9,<5', *SEQIO[1:]),
+    # BLEU and ROUGE.
+    'metrics': METRICS,
     'demo': ('matplotlib>=3.10.0,<4',),
     'test': (
+        *METRICS,
         'hypothesis>=6.135,<7',
         'matplotlib>=3.10.0,<4',
         'pytest>=8.4,<10',

@@ -124,7 +124,9 @@ def metric_names(task: Task, cache: cache_lib.Cache) -> tuple[str, ...] | None:
   try:
     targets = [task.postprocess_fn(example['targets'], example=example, is_target=True)
                for example in examples]
-    return tuple(task.metrics(targets, targets)) or None
+    values = [task.postprocess_fn(example['targets'], example=example, is_target=False)
+              for example in examples]
+    return tuple(task.metrics(targets, values)) or None
   except UserError:
     raise
   except Exception:  # a user's functions: that they fail on a few targets is no mistake yet

@@ -134,7 +134,9 @@ def key_parts(
     task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
 ) -> dict[str, Any]:
   """Everything that decides the content of a cache."""
+  index = {} if task.task_index is None else {'task_index': task.task_index}
   return {
+      **index,
       'version': _VERSION,
       'split': split,
       'source': task.source.fingerprint(split),
@@ -193,7 +195,10 @@ def tokenize(
       columns[feature] = iter(vocabulary.encode_batch(texts) if texts else ())
     for example_id, example in chunk:
       if task.objective is None:
-        yield example_id, example, *(_ids(example, f, columns[f]) for f in FEATURES)
+        inputs, targets = (_ids(example, f, columns[f]) for f in FEATURES)
+        if task.task_index is not None:
+          inputs = np.insert(inputs, 0, vocabulary.sentinel(task.task_index))
+        yield example_id, example, inputs, targets
       elif 'text' in example:
         ids = np.asarray(next(columns['text']), np.int32)
         rng = np.random.default_rng(_seed(task.objective.seed, example_id))

@@ -14,6 +14,7 @@ import itertools
 import logging
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,6 +35,7 @@ Row = dict[str, Any]
 
 def read_rows(
     path: str | os.PathLike, file_format: str | None = None, skip_short_rows: bool = False,
+    header: tuple[str, ...] = (), list_in: str = '',
 ) -> Iterator[tuple[str, Row]]:
   """Yields (place, row) of a file.
 
@@ -46,6 +48,9 @@ def read_rows(
       published, and so no tabs or line ends in a text; CSV has the standard one (RFC 4180). Both
       begin with a line of column names.
     skip_short_rows: leave out TSV rows with too few columns (a few published files have some).
+    header: column names of a TSV file that may begin with a row instead of names: it does when its
+      first line has none of these.
+    list_in: name of the list of rows in a JSON file that is one object, such as SQuAD's `data`.
 
   Raises:
     UserError: no such file, broken gzip, invalid UTF-8, a NUL, broken JSON or CSV, a row that does
@@ -54,8 +59,9 @@ def read_rows(
   """
   path = os.fspath(path)
   check_file(path)
-  readers = {'jsonl': _jsonl, 'json': _json, 'csv': _csv,
-             'tsv': functools.partial(_tsv, skip_short_rows=skip_short_rows)}
+  readers = {'jsonl': _jsonl, 'json': functools.partial(_json, list_in=list_in), 'csv': _csv,
+             'tsv': functools.partial(
+                 _tsv, skip_short_rows=skip_short_rows, header=header)}
   file_format = file_format or format_of(path)
   if file_format not in readers:
     raise UserError(f'{path}: the file format {file_format!r} is not known; there are '
@@ -114,7 +120,7 @@ def _jsonl(file, path: str) -> Iterator[tuple[str, Row]]:
   return json_rows.in_lines(lines_lib.lines(file, path), path)
 
 
-def _json(file, path: str) -> Iterator[tuple[str, Row]]:
+def _json(file, path: str, list_in: str) -> Iterator[tuple[str, Row]]:
   """A list of objects; or JSON lines in a file that is called .json, as many are."""
   pieces = lines_lib.pieces(file, path)
   start = ''
@@ -122,13 +128,20 @@ def _json(file, path: str) -> Iterator[tuple[str, Row]]:
     start += piece
     if len(start) > lines_lib.MAX_ROW:
       raise lines_lib.too_long(path, 1)
+  before = list_in and re.match(
+      rf'\s*{{\s*("version"\s*:\s*"[^"]*"\s*,\s*)?"{list_in}"\s*:\s*(?=\[)', start)
+  if before:  # becomes as many spaces, so that places stay right
+    start = re.sub(r'[^\n]', ' ', before[0]) + start[before.end():]
   pieces = itertools.chain([start], pieces)
+  if before:
+    return json_rows.in_list(pieces, path, alone=False)
   if start.lstrip().startswith('['):
     return json_rows.in_list(pieces, path)
   return json_rows.in_lines(enumerate(lines_lib.split(pieces, path), 1), path)
 
 
-def _tsv(file, path: str, skip_short_rows: bool) -> Iterator[tuple[str, Row]]:
+def _tsv(file, path: str, skip_short_rows: bool, header: tuple[str, ...],
+         ) -> Iterator[tuple[str, Row]]:
   numbered = lines_lib.lines(file, path)
   columns = []
   skipped = 0
@@ -139,9 +152,13 @@ def _tsv(file, path: str, skip_short_rows: bool) -> Iterator[tuple[str, Row]]:
           f'{path}:{number}: a carriage return inside a line, near '
           f'{excerpt(line[max(line.index(chr(13)) - 30, 0):][:60])}. Expected line feeds as line '
           'ends (Unix or Windows); a TSV text cannot hold a line end, a CSV text in quotes can.')
-    if not columns:
-      columns = _header(line.split('\t'), path, number, '\t') if line else []
-    elif line:
+    if not columns and line:
+      names = line.split('\t')
+      if not header or set(header) & set(names):
+        columns = _header(names, path, number, '\t')
+        continue
+      columns = list(header)
+    if line:
       values = line.split('\t')
       if len(values) == len(columns):
         yield str(number), dict(zip(columns, values, strict=True))

@@ -79,12 +79,13 @@ def in_lines(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[s
       yield str(number), parse(line, name, number)
 
 
-def in_list(pieces: Iterator[str], name: str) -> Iterator[tuple[str, Row]]:
+def in_list(pieces: Iterator[str], name: str, alone: bool = True) -> Iterator[tuple[str, Row]]:
   """Yields (line:column where it begins, row) of one JSON list of objects.
 
   Args:
     pieces: the text in parts.
     name: of the file, for messages.
+    alone: whether nothing may follow the list; what follows is not looked at otherwise.
 
   Raises:
     UserError: the text is no list of objects.
@@ -97,7 +98,7 @@ def in_list(pieces: Iterator[str], name: str) -> Iterator[tuple[str, Row]]:
     text.peek()
     yield text.place, text.object()
     separator = text.take(',]')
-  if text.peek():
+  if alone and text.peek():
     raise UserError(f'{name}:{text.place}: expected nothing after the list of rows, found '
                     f'{text.rest()}.')
 

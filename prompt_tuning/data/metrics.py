@@ -4,10 +4,14 @@ Each is called as `(targets, predictions) -> {name: number}`; the numbers are th
 metrics (t5.evaluation.metrics) for the same lists.
 """
 
+import collections
 import dataclasses
+import functools
+import importlib
 import re
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +70,135 @@ class Matthews:
     return {'matthews_corrcoef': 100.0 * value}
 
 
+def pearson(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
+  """Pearson correlation; NaN where one side is constant."""
+  return {'pearson_corrcoef': 100.0 * _correlation(np.asarray(targets, float),
+                                                   np.asarray(predictions, float))}
+
+
+def spearman(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
+  """Rank correlation; equal values share the mean of their ranks."""
+  return {'spearman_corrcoef': 100.0 * _correlation(_ranks(targets), _ranks(predictions))}
+
+
+def squad(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+  """Exact match and F1 of words after `normalize_answer`, best over the right answers.
+
+  An example without any answer counts as wrong. https://arxiv.org/abs/1606.05250, section 6.1.
+  """
+  exact, overlap = [], []
+  for answers, prediction in zip(targets, predictions, strict=True):
+    found = normalize_answer(prediction)
+    wanted = [normalize_answer(answer) for answer in answers]
+    exact.append(found in wanted)
+    overlap.append(max((_word_f1(answer, found) for answer in wanted), default=0.0))
+  return {'em': _mean_percent(exact), 'f1': _mean_percent(overlap)}
+
+
+def exact_group(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
+  """100 where all predictions of a group are right, else 0."""
+  return {'exact_match': 100.0 * (list(targets) == list(predictions))}
+
+
+@dataclasses.dataclass(frozen=True)
+class OfValues:
+  """A metric of the values of postprocessors.Grouped, all groups together.
+
+  Attributes:
+    metric: of the values.
+  """
+  metric: Metric
+
+  def __call__(self, targets: Sequence[Mapping], predictions: Sequence[Mapping]):
+    return self.metric(_values(targets), _values(predictions))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanOverGroups:
+  """The mean over groups of a metric of each group's values (MultiRC's exact match).
+
+  Attributes:
+    metric: of one group's values.
+  """
+  metric: Metric
+
+  def __call__(self, targets: Sequence[Mapping], predictions: Sequence[Mapping]):
+    groups: dict[Any, list] = {}
+    for target, prediction in zip(targets, predictions, strict=True):
+      groups.setdefault(_group(target), []).append((target['value'], prediction['value']))
+    results = [self.metric(*zip(*pairs, strict=True)) for pairs in groups.values()]
+    return {name: float(np.mean([r[name] for r in results])) for name in (results or [{}])[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstOfGroup:
+  """A metric that sees the first example of each group (ReCoRD repeats one for each answer).
+
+  Attributes:
+    metric: of the values that are left.
+  """
+  metric: Metric
+
+  def __call__(self, targets: Sequence[Mapping], predictions: Sequence[Mapping]):
+    firsts: dict[Any, tuple] = {}
+    for target, prediction in zip(targets, predictions, strict=True):
+      firsts.setdefault(_group(target), (target['value'], prediction['value']))
+    pairs = list(firsts.values())
+    return self.metric([t for t, _ in pairs], [p for _, p in pairs])
+
+
+def bleu(targets: Sequence[str | Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+  """Corpus BLEU of sacrebleu (international tokens, exponential smoothing).
+
+  Args:
+    targets: one reference for each example, or several; their number may differ.
+    predictions: one text for each example.
+  """
+  sacrebleu = _library('sacrebleu')
+  given = [[t] if isinstance(t, str) else list(t) for t in targets]
+  most = max(map(len, given), default=1)
+  streams = [[t[k] if k < len(t) else None for t in given] for k in range(most)]
+  score = sacrebleu.corpus_bleu(
+      list(predictions), streams, smooth_method='exp', tokenize='intl', lowercase=False,
+      use_effective_order=False)
+  return {'bleu': score.score}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rouge:
+  """Mean F1 of ROUGE by the library rouge-score; of several references the best counts.
+
+  T5 reports the median of a bootstrap, which is random; this is the mean that it scatters around.
+
+  Attributes:
+    kinds: of the library's names.
+  """
+  kinds: tuple[str, ...] = ('rouge1', 'rouge2', 'rougeLsum')
+
+  def __call__(self, targets: Sequence[str | Sequence[str]],
+               predictions: Sequence[str]) -> dict[str, float]:
+    scorer = _library('rouge_score.rouge_scorer').RougeScorer(list(self.kinds))
+    scores = []
+    for target, prediction in zip(targets, predictions, strict=True):
+      references = [_in_sentences(t) for t in ([target] if isinstance(target, str) else target)]
+      score = scorer.score_multi(references, _in_sentences(prediction))
+      scores.append([score[kind].fmeasure for kind in self.kinds])
+    means = np.mean(scores, axis=0) if scores else np.zeros(len(self.kinds))
+    return {kind: 100.0 * float(mean) for kind, mean in zip(self.kinds, means, strict=True)}
+
+
+def average(results: Mapping[str, Mapping[str, float]]) -> float:
+  """The score of a benchmark as GLUE and SuperGLUE define it.
+
+  Args:
+    results: task -> its metrics; a task with several counts as their mean.
+
+  Returns:
+    The mean over tasks.
+  """
+  return float(np.mean([np.mean(list(metrics.values())) for metrics in results.values()]))
+
+
 def normalize_answer(text: str) -> str:
   """Lower case without ASCII punctuation, articles and repeated white space (SQuAD's rule)."""
   text = text.lower().translate(str.maketrans('', '', string.punctuation))
@@ -76,8 +209,8 @@ def by_name(names: Sequence[str], labels: Sequence[str] | None) -> tuple[Metric,
   """Metrics that a configuration names.
 
   Args:
-    names: from accuracy, sequence_accuracy, exact_match (free text alone), f1, matthews (two
-      classes) and macro_f1 (two or more).
+    names: from accuracy, sequence_accuracy, exact_match, bleu, rouge (free text alone), f1,
+      matthews (two classes) and macro_f1 (two or more).
     labels: the task's labels; None for free text.
 
   Raises:
@@ -85,7 +218,7 @@ def by_name(names: Sequence[str], labels: Sequence[str] | None) -> tuple[Metric,
   """
   known: dict[str, Metric] = {'accuracy': accuracy, 'sequence_accuracy': sequence_accuracy}
   if labels is None:
-    known['exact_match'] = exact_match
+    known |= {'exact_match': exact_match, 'bleu': bleu, 'rouge': Rouge()}
   else:
     known['macro_f1'] = MeanMulticlassF1(len(labels))
     if len(labels) == 2:
@@ -110,3 +243,53 @@ def _f1_of_class(targets: np.ndarray, predictions: np.ndarray, wanted: int) -> f
   found, there = predictions == wanted, targets == wanted
   total = int(found.sum()) + int(there.sum())
   return 2.0 * int((found & there).sum()) / total if total else 0.0
+
+
+def _mean_percent(values: Sequence[float]) -> float:
+  return 100.0 * float(np.mean(values)) if len(values) else 0.0
+
+
+def _word_f1(wanted: str, found: str) -> float:
+  wanted_words, found_words = wanted.split(), found.split()
+  same = sum((collections.Counter(wanted_words) & collections.Counter(found_words)).values())
+  return 2.0 * same / (len(wanted_words) + len(found_words)) if same else 0.0
+
+
+def _values(grouped: Sequence[Mapping]) -> list:
+  return [item['value'] for item in grouped]
+
+
+def _group(target: Mapping) -> Any:
+  """What names a group, as a key."""
+  group = target['group']
+  return tuple(group) if isinstance(group, list) else group
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+  x, y = x - x.mean(), y - y.mean()
+  spread = float(np.sqrt(np.sum(x * x) * np.sum(y * y)))
+  return float(np.sum(x * y)) / spread if spread else float('nan')
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+  _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+  return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+
+def _in_sentences(text: str) -> str:
+  """One sentence a line, which rougeLsum asks for."""
+  return text.replace(' . ', ' .\n')
+
+
+@functools.lru_cache
+def _library(name: str):
+  """A library of the extra `metrics`.
+
+  Raises:
+    UserError: it cannot be imported.
+  """
+  try:
+    return importlib.import_module(name)
+  except ImportError as error:
+    raise UserError(f'This metric needs {name.split(".")[0]}, which cannot be imported: {error}. '
+                    "Install it with: pip install 'prompt-tuning[metrics]'.") from None

@@ -5,9 +5,13 @@ in the same way as predictions.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 INVALID = -1  # class id of a text that is no label
+_DETERMINERS = frozenset(
+    'a an few her his each every many much my our some that the their these this those which whose '
+    'your'.split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,3 +45,84 @@ class LabelId:
   def __call__(self, text: str, example: Any = None, is_target: bool = False) -> int:
     del example, is_target
     return self.labels.index(text) if text in self.labels else INVALID
+
+
+@dataclasses.dataclass(frozen=True)
+class Translated:
+  """A label of another task read as one of this task's.
+
+  Attributes:
+    old: part of a text that is replaced, wherever it occurs.
+    new: what it becomes.
+    read: what reads the new text.
+  """
+  old: str
+  new: str
+  read: Callable[..., Any]
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> Any:
+    return self.read(text.replace(self.old, self.new), example=example, is_target=is_target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+  """The number that a text holds, -1 for any other text."""
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> float:
+    del example, is_target
+    try:
+      return float(text)
+    except ValueError:
+      return float(INVALID)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """A prediction as it is; of a target, all right answers."""
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> str | list[str]:
+    return list(example['answers']) if is_target else text
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouped:
+  """`{'value': ...}`, for a target with the `group` of examples that a metric counts as one.
+
+  Attributes:
+    read: what reads the value.
+    keys: features that name the group; one gives its value, several a tuple.
+  """
+  read: Callable[..., Any]
+  keys: tuple[str, ...]
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> dict[str, Any]:
+    result = {'value': self.read(text, example=example, is_target=is_target)}
+    if is_target:
+      group = tuple(example[key] for key in self.keys)
+      result['group'] = group if len(group) > 1 else group[0]
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Referent:
+  """Whether a predicted noun is the one asked about: 1 or 0, -1 for none; of a target, its label.
+
+  One may have words that the other lacks (`Tom` and `Tom Smith`), but not a possessive alone; case
+  and determiners do not count (T5's wsc_simple).
+  """
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> int:
+    if is_target:
+      return example['label']
+    predicted, wanted = _without_determiners(text), _without_determiners(example['targets'])
+    if not predicted:
+      return INVALID
+    if ("'" in predicted) != ("'" in wanted):
+      return 0
+    found, there = set(predicted.split(' ')), set(wanted.split(' '))
+    return int(found <= there or there <= found)
+
+
+def _without_determiners(text: str) -> str:
+  words = text.strip().lower().split(' ')
+  return ' '.join(word for word in words if word not in _DETERMINERS)

@@ -9,7 +9,7 @@ import functools
 import math
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ class NamedFields:
   """`prefix field1: text1 field2: text2` with a label as target: T5's form of GLUE and SuperGLUE.
 
   Attributes:
-    prefix: first word, the name of the task; empty for the "taskless" form.
-    fields: text features; they are written in alphabetical order of their names.
+    prefix: first word, the name of the task.
+    fields: text features in the order in which they are written.
     labels: label texts in class order.
   """
   prefix: str
@@ -39,15 +39,22 @@ class NamedFields:
   labels: tuple[str, ...]
 
   def __call__(self, example: Example) -> list[Example]:
-    parts = [self.prefix] if self.prefix else []
-    for field in sorted(self.fields):
-      parts += [f'{field}:', _field_text(example, field, 'This task')]
-    label = example.get('label')
-    if not isinstance(label, int | np.integer) or label >= len(self.labels):
-      raise UserError(f"field 'label' is {excerpt(label)}; the number of a class is needed, 0 to "
-                      f'{len(self.labels) - 1} for {listed(self.labels)}, or below 0 for none.')
-    targets = UNLABELLED if label < 0 else self.labels[label]
-    return [{'inputs': ' '.join(parts), 'targets': targets}]
+    parts = [f'{field}: {field_text(example, field, "This task")}' for field in self.fields]
+    return [{'inputs': ' '.join([self.prefix, *parts]),
+             'targets': label_text(example, self.labels)}]
+
+
+def label_text(example: Example, labels: Sequence[str]) -> str:
+  """The text of the class that `label` numbers; UNLABELLED below 0.
+
+  Raises:
+    UserError: there is no such class.
+  """
+  label = example.get('label')
+  if not isinstance(label, int | np.integer) or label >= len(labels):
+    raise UserError(f"field 'label' is {excerpt(label)}; the number of a class is needed, 0 to "
+                    f'{len(labels) - 1} for {listed(labels)}, or below 0 for none.')
+  return UNLABELLED if label < 0 else labels[label]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +97,11 @@ class Template:
 
   def __call__(self, example: Example) -> list[Example]:
     inputs = ''.join(
-        literal + ('' if field is None else _field_text(example, field, 'INPUT_TEMPLATE'))
+        literal + ('' if field is None else field_text(example, field, 'INPUT_TEMPLATE'))
         for literal, field in self._parts)
     if self.target_field not in example and not self.required_target:
       return [{'inputs': inputs, 'targets': ''}]
-    target = _field_text(example, self.target_field, 'TARGET_FIELD')
+    target = field_text(example, self.target_field, 'TARGET_FIELD')
     if self.class_labels is not None:
       target = self._known.get(target) or self._label(example[self.target_field], target)
     return [{'inputs': inputs, 'targets': target}]
@@ -141,7 +148,17 @@ class Template:
         f'{listed(self._known)}.{hint}')
 
 
-def _field_text(example: Example, field: str, what: str) -> str:
+def field_text(example: Example, field: str, what: str) -> str:
+  """Text of a feature of an example.
+
+  Args:
+    example: the example.
+    field: name of the feature.
+    what: names it, for messages.
+
+  Raises:
+    UserError: there is no such feature, or it is no text or number.
+  """
   if field not in example:
     raise UserError(
         f'{what} names the field {field!r}, which this example does not have; its fields are '

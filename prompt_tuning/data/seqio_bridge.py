@@ -102,12 +102,21 @@ def register(task: Task, vocabulary: vocabulary_lib.Vocabulary, name: str | None
           functools.partial(_tf_dataset, task=task), splits=task.splits),
       preprocessors=[
           seqio.preprocessors.tokenize,
+          *([] if task.task_index is None else
+            [functools.partial(_with_sentinel, sentinel=vocabulary.sentinel(task.task_index))]),
           seqio.CacheDatasetPlaceholder(),
           seqio.preprocessors.append_eos_after_trim,
       ],
       postprocess_fn=_PostprocessForSeqio(task),
       metric_fns=list(map(_metric_for_seqio, task.metric_fns)),
       output_features={f: feature for f in _FEATURES})
+
+
+def _with_sentinel(dataset, sentinel: int):
+  """Puts a sentinel before the tokens of the inputs."""
+  import tensorflow as tf
+  return dataset.map(
+      lambda example: {**example, 'inputs': tf.concat([[sentinel], example['inputs']], axis=0)})
 
 
 def _tf_dataset(split: str, shuffle_files: bool = False, seed: int | None = None, *, task: Task):

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -182,16 +183,26 @@ class Layout:
   Attributes:
     folders: usual names of its folder, compared without case.
     collections: usual names of the folder above that one.
-    files: split -> file name patterns in order of preference, without `.gz`.
+    files: split -> file name patterns in order of preference, without `.gz`; they may begin with
+      a folder.
     columns: feature -> names that its column has in one file or another.
-    labels: class names in class order; files may hold names, ids or booleans.
+    labels: class names in class order; files may hold names, ids or booleans. () for a dataset
+      without labels, None for one whose label is a number.
+    kinds: type of the features that are no text.
+    flatten: row of a file -> the rows that it holds, for files whose rows are nested.
+    header: column names of TSV files without a line of them.
+    list_in: name of the list of rows in JSON files that are one object.
     skip_short_rows: published files have rows with missing columns, which TFDS leaves out too.
   """
   folders: tuple[str, ...]
   collections: tuple[str, ...]
   files: Mapping[str, tuple[str, ...]]
   columns: Mapping[str, tuple[str, ...]]
-  labels: tuple[str, ...]
+  labels: tuple[str, ...] | None = ()
+  kinds: Mapping[str, type] = dataclasses.field(default_factory=dict)
+  flatten: Callable[[Example], Iterable[Example]] | None = None
+  header: tuple[str, ...] = ()
+  list_in: str = ''
   skip_short_rows: bool = False
 
 
@@ -212,7 +223,7 @@ class FolderSource(Source):
   def splits(self) -> tuple[str, ...]:
     found = tuple(s for s in self.layout.files if self._find(s) is not None)
     if not found:
-      self.path('train')  # raises, naming the files
+      self.path(next(iter(self.layout.files)))  # raises, naming the files
     return found
 
   def in_folder(self, data_dir: str) -> 'FolderSource':
@@ -223,20 +234,42 @@ class FolderSource(Source):
     path = self.path(split)
     log.info('%s is read from %s', split, path)
     columns = None
-    rows = files.read_rows(path, skip_short_rows=self.layout.skip_short_rows)
-    for i, (line, row) in enumerate(rows):
+    for i, (place, row) in enumerate(self._rows(path)):
       if columns is None:
         columns = self._columns(row, path, split)
       example = {feature: row.get(column) for feature, column in columns.items()}
       for feature, value in example.items():
-        if feature not in ('label', 'idx') and not isinstance(value, str):
-          raise UserError(f'{path}:{line}: field {columns[feature]!r} has to be text, it is '
-                          f'{excerpt(value)}.')
-      example['label'] = (
-          self._label(example['label'], path, line) if 'label' in columns else NO_LABEL)
+        self._check_kind(feature, value, columns[feature], f'{path}:{place}')
+      if self.layout.labels != ():
+        example['label'] = (
+            self._label(example['label'], path, place) if 'label' in columns else NO_LABEL)
       idx = example.get('idx', i)
       example['idx'] = int(idx) if isinstance(idx, str) and _NUMBER.fullmatch(idx) else idx
-      yield line, example
+      yield place, example
+
+  def _rows(self, path: str) -> Rows:
+    """(place, flat row); rows that stand in one row of the file are numbered."""
+    rows = files.read_rows(path, skip_short_rows=self.layout.skip_short_rows,
+                           header=self.layout.header, list_in=self.layout.list_in)
+    if self.layout.flatten is None:
+      yield from rows
+      return
+    for place, nested in rows:
+      try:
+        flat = list(self.layout.flatten(nested))
+      except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise UserError(
+            f'{path}:{place}: this row does not have the parts that rows of this dataset have: '
+            f'{type(error).__name__} {error}. It holds {listed(nested)}.') from None
+      for k, row in enumerate(flat):
+        yield place if len(flat) == 1 else f'{place}.{k}', row
+
+  def _check_kind(self, feature: str, value: Any, column: str, place: str):
+    kind = self.layout.kinds.get(feature, str)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if feature not in ('label', 'idx') and not fits:
+      wanted = 'text' if kind is str else f'of type {kind.__name__}'
+      raise UserError(f'{place}: field {column!r} has to be {wanted}, it is {excerpt(value)}.')
 
   def fingerprint(self, split: str) -> str:
     return files.content_hash(self.path(split))
@@ -261,10 +294,12 @@ class FolderSource(Source):
   def _find(self, split: str) -> str | None:
     if not os.path.isdir(self.data_dir):
       raise UserError(f'DATA_DIR={self.data_dir!r} is no folder. Give the folder of the dataset.')
-    for folder in self._folders():
-      present = sorted(os.listdir(folder))
+    for parent in self._folders():
       for pattern in self.layout.files.get(split, ()):
-        found = [f for f in present if fnmatch.fnmatch(f.removesuffix('.gz'), pattern)]
+        folder = os.path.join(parent, os.path.dirname(pattern))
+        name = os.path.basename(pattern)
+        present = sorted(os.listdir(folder)) if os.path.isdir(folder) else ()
+        found = [f for f in present if fnmatch.fnmatchcase(f.removesuffix('.gz'), name)]
         if len(found) > 1:
           raise UserError(
               f'{folder} has several files that could be the {split} split: {", ".join(found)}. '
@@ -287,16 +322,18 @@ class FolderSource(Source):
       name = next((c for c in candidates if c in row), None)
       if name is not None:
         columns[feature] = name
-      elif feature != 'idx' and not (feature == 'label' and split == 'test'):
+      elif feature != 'idx' and not (feature == 'label' and split.startswith('test')):
         raise UserError(
             f'{path}: there is no field {" or ".join(map(repr, candidates))}; the first row has '
             f'{listed(row)}.')
     return columns
 
   def _label(self, value: Any, path: str, line: str) -> int:
-    """Class id of a label given as a name, an id or a boolean."""
+    """Class id of a label given as a name, an id or a boolean; the number itself without names."""
     labels = self.layout.labels
     text = str(value)
+    if labels is None:
+      return self._number(text, path, line)
     if text in labels:
       return labels.index(text)
     if isinstance(value, str | int) and _NUMBER.fullmatch(text):
@@ -309,6 +346,15 @@ class FolderSource(Source):
         f'{path}:{line}: {excerpt(value)} is no label of this dataset; expected one of '
         f'{", ".join(labels)}, or 0 to {len(labels) - 1}.')
 
+  def _number(self, text: str, path: str, line: str) -> float:
+    try:
+      number = float(text)
+    except ValueError:
+      number = math.nan
+    if not math.isfinite(number):
+      raise UserError(f'{path}:{line}: the label {excerpt(text)} has to be a number.')
+    return number
+
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource(Source):
@@ -317,25 +363,35 @@ class TfdsSource(Source):
   Attributes:
     name: `dataset/config:version`.
     layout: the same dataset as files, for DATA_DIR.
+    only: the splits that are used; () takes all.
+    renamed: (split here, its name there) where they differ.
   """
   name: str
   layout: Layout | None = None
+  only: tuple[str, ...] = ()
+  renamed: tuple[tuple[str, str], ...] = ()
 
   @property
   def splits(self) -> tuple[str, ...]:
-    return tuple(self._builder().info.splits)
+    ours = {theirs: split for split, theirs in self.renamed}
+    return self.only or tuple(ours.get(split, split) for split in self._builder().info.splits)
 
   def in_folder(self, data_dir: str) -> Source:
     """The same dataset from files in a folder."""
     if self.layout is None:
       raise UserError(f'{self.name} has no known file layout; leave DATA_DIR out to use TFDS.')
-    return FolderSource(self.layout, data_dir)
+    layout = self.layout
+    if self.only:
+      kept = {split: names for split, names in layout.files.items() if split in self.only}
+      layout = dataclasses.replace(layout, files=kept)
+    return FolderSource(layout, data_dir)
 
   def read(self, split: str) -> Rows:
     builder = self._builder()
     builder.download_and_prepare()
     import tensorflow_datasets as tfds
-    for row, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split))):
+    theirs = dict(self.renamed).get(split, split)
+    for row, example in enumerate(tfds.as_numpy(builder.as_dataset(split=theirs))):
       yield str(row), {k: plain(v) for k, v in example.items()}
 
   def fingerprint(self, split: str) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from prompt_tuning.data import postprocessors
+from prompt_tuning.data import postprocessors, text_forms
 from prompt_tuning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,9 @@ _REGISTRY: dict[str, 'Task'] = {}
 _DECLARATIONS = 'prompt_tuning.data.tasks'  # every module of this package declares tasks
 # MIXTURE_OR_TASK_MODULE of earlier configurations: their tasks are built in here.
 _MODULES_OF_BUILT_IN_TASKS = frozenset({
-    'prompt_tuning.data.glue', 'prompt_tuning.data.super_glue', 'prompt_tuning.data.tasks',
-    't5.data.tasks', 't5.data.mixtures', 't5.data.glue_utils'})
+    'prompt_tuning.data.glue', 'prompt_tuning.data.glue_transfer', 'prompt_tuning.data.qa',
+    'prompt_tuning.data.super_glue', 'prompt_tuning.data.tasks', 't5.data.tasks',
+    't5.data.mixtures', 't5.data.glue_utils'})
 
 
 def as_is(example: Example) -> list[Example]:
@@ -49,6 +50,8 @@ class Task:
     labels: every text a target can be, in class order, for rank classification and class-label
       initialisation; None for free text.
     objective: for plain-text corpora: token ids -> (inputs, targets), see preprocessors.py.
+    task_index: number of the sentinel that stands before the tokens of the inputs and names the
+      task; None for none.
     vocabulary: set where the task brings its own; None uses the backbone's.
     train_split: split that training reads.
     eval_split: split that evaluation reads.
@@ -60,6 +63,7 @@ class Task:
   metric_fns: tuple[Callable[..., Mapping[str, float]], ...] = ()
   labels: tuple[str, ...] | None = None
   objective: Any = None
+  task_index: int | None = None
   vocabulary: Any = None
   train_split: str = 'train'
   eval_split: str = 'validation'
@@ -122,6 +126,23 @@ def register(task: Task) -> Task:
   if _REGISTRY.setdefault(task.name, task) != task:
     raise UserError(f'A different task {task.name!r} is registered already; choose another name.')
   return task
+
+
+def register_forms(task: Task, index: int):
+  """Registers a task and the forms that prompts are trained with, which know it by other means.
+
+  Args:
+    task: with its name as the first word of the inputs.
+    index: of the task among those that it is trained with.
+
+  Besides `name` there are then `taskless_name`, without that word, and `task_index_name`, with
+  sentinel number `index` in its place.
+  """
+  register(task)
+  taskless = text_forms.Taskless(task.preprocess)
+  for prefix, task_index in (('taskless', None), ('task_index', index)):
+    register(dataclasses.replace(
+        task, name=f'{prefix}_{task.name}', preprocess=taskless, task_index=task_index))
 
 
 def names() -> list[str]:

@@ -20,6 +20,13 @@ def golden(golden_dir):
     ('f1_score_with_invalid', metrics.f1),
     ('mean_3class_f1_cb', metrics.MeanMulticlassF1(3)),
     ('mean_3class_f1_cb_missing_class', metrics.MeanMulticlassF1(3)),
+    ('multirc_f1a', metrics.OfValues(metrics.f1)),
+    ('multirc_em', metrics.MeanOverGroups(metrics.exact_group)),
+    ('record', metrics.FirstOfGroup(metrics.squad)),
+    ('squad', metrics.squad),
+    ('pearson_stsb', metrics.pearson),
+    ('spearman_stsb', metrics.spearman),
+    ('bleu_short', metrics.bleu),
 ])
 def test_equals_the_reference(golden, case, metric):
   wanted = golden[case]
@@ -55,11 +62,59 @@ def test_by_name():
       [0, 1, 2], [0, 1, 2]) == {'mean_3class_f1': 100.0}
   with pytest.raises(UserError, match="'f1'; for a task of 3 classes choose from accuracy"):
     metrics.by_name(['f1'], ('a', 'b', 'c'))
-  with pytest.raises(UserError, match="'bleu'; for a task of free text"):
-    metrics.by_name(['bleu'], None)
+  with pytest.raises(UserError, match="'f1'; for a task of free text"):
+    metrics.by_name(['f1'], None)
 
 
 def test_empty_and_uneven():
   assert metrics.accuracy([], []) == {'accuracy': 0.0}
   with pytest.raises(ValueError, match='2 targets but 1'):
     metrics.accuracy([1, 2], [1])
+
+
+def test_every_golden_metric_is_compared(golden):
+  [mark] = test_equals_the_reference.pytestmark
+  assert {case for case, _ in mark.args[1]} == set(golden) - {'normalize_squad'}
+
+
+def test_correlations_equal_scipys():
+  import numpy as np
+  from scipy import stats
+  rng = np.random.default_rng(0)
+  t, p = rng.integers(0, 6, 50) / 5, rng.normal(size=50).round(1)
+  assert metrics.pearson(t, p)['pearson_corrcoef'] == pytest.approx(100 * stats.pearsonr(t, p)[0])
+  assert metrics.spearman(t, p)['spearman_corrcoef'] == pytest.approx(
+      100 * stats.spearmanr(t, p)[0])
+  assert np.isnan(metrics.pearson([1, 1], [0, 1])['pearson_corrcoef'])
+
+
+def test_squad_without_answers():
+  assert metrics.squad([[], ['']], ['a', '']) == {'em': 50.0, 'f1': 0.0}
+  assert metrics.squad([], []) == {'em': 0.0, 'f1': 0.0}
+
+
+def test_bleu_of_several_references():
+  targets = [['the cat sat on the mat'], ['a dog ran over there', 'a dog ran away from here']]
+  predictions = ['the cat sat on the mat', 'a dog ran away from here']
+  assert metrics.bleu(targets, predictions)['bleu'] == pytest.approx(100)
+  assert metrics.bleu([t[0] for t in targets], predictions)['bleu'] < 90
+  assert metrics.bleu(targets, ['x', 'y'])['bleu'] < 5
+
+
+def test_rouge():
+  result = metrics.Rouge()(['a b c', ['x y', 'a b']], ['a b', 'a b'])
+  assert result == pytest.approx({'rouge1': 90, 'rouge2': 250 / 3, 'rougeLsum': 90})
+  assert metrics.Rouge(('rougeL',))([], []) == {'rougeL': 0.0}
+
+
+def test_a_library_that_is_absent(monkeypatch):
+  import sys
+  metrics._library.cache_clear()
+  monkeypatch.setitem(sys.modules, 'sacrebleu', None)
+  with pytest.raises(UserError, match="needs sacrebleu.*prompt-tuning.metrics"):
+    metrics.bleu(['a'], ['a'])
+
+
+def test_average_of_a_benchmark():
+  results = {'cb': {'f1': 60.0, 'accuracy': 80.0}, 'rte': {'accuracy': 90.0}}
+  assert metrics.average(results) == 80.0

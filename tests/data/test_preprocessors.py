@@ -53,7 +53,7 @@ def test_class_labels():
     ({'label': 'yes'}, "'label' is 'yes'"), ({'label': None}, "'label' is None"),
 ])
 def test_named_fields(change, match):
-  preprocess = preprocessors.NamedFields('rte', ('sentence2', 'sentence1'), ('no', 'yes'))
+  preprocess = preprocessors.NamedFields('rte', ('sentence1', 'sentence2'), ('no', 'yes'))
   row = {'sentence1': 'a', 'sentence2': 'b', 'label': 1}
   assert preprocess(row) == [{'inputs': 'rte sentence1: a sentence2: b', 'targets': 'yes'}]
   assert preprocess({**row, 'label': -1})[0]['targets'] == preprocessors.UNLABELLED

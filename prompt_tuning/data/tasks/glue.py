@@ -1,68 +1,117 @@
-"""SST-2, RTE, MRPC and QQP of GLUE (https://arxiv.org/abs/1804.07461), in T5's text form."""
+"""GLUE (https://arxiv.org/abs/1804.07461) in T5's text form, and MRPC and QQP from each other.
 
-from prompt_tuning.data import metrics, task
-from prompt_tuning.data.postprocessors import LabelId
+Names are those of T5 (`v002`) and of google-research/prompt-tuning (`v200`); the two differ in the
+version at TensorFlow Datasets alone.
+"""
+
+import dataclasses
+
+from prompt_tuning.data import metrics, text_forms
+from prompt_tuning.data.postprocessors import LabelId, Number, Translated
 from prompt_tuning.data.preprocessors import NamedFields
 from prompt_tuning.data.sources import Layout, TfdsSource
+from prompt_tuning.data.task import Task, register_forms
 
-_IDX = ('idx', 'index', 'id')
-_FILES = {
-    'train': ('train.tsv', 'train.jsonl', 'train.*.tsv', 'train.*.jsonl'),
-    'validation': ('dev.tsv', 'val.jsonl', 'validation.jsonl', 'dev.jsonl', 'dev*.tsv',
-                   'dev*.jsonl'),
-    'test': ('test.tsv', 'test.jsonl'),
-}
+_VERSIONS = (('v002', '1.0.0'), ('v200', '2.0.0'))
+# Of a task_index_ form; MNLI's parts and its diagnostic examples count as MNLI.
+_INDICES = {name: i for i, name in enumerate(
+    ('cola', 'mnli', 'mrpc', 'qnli', 'qqp', 'rte', 'sst2', 'stsb', 'wnli'))}
+_IDX = {'idx': ('idx', 'index', 'id')}
+_LABEL = {'label': ('label',), **_IDX}
 _PAIR = {'sentence1': ('sentence1', 'premise', '#1 String'),
          'sentence2': ('sentence2', 'hypothesis', '#2 String')}
-# v002 and v200 differ in the TFDS version alone.
-_VERSIONS = (('v002', '1.0.0'), ('v200', '2.0.0'))
+_NLI = {'premise': ('premise', 'sentence1'), 'hypothesis': ('hypothesis', 'sentence2')}
+_NLI_LABELS = ('entailment', 'neutral', 'contradiction')
 
 
-def _declare(name: str, layout: Layout, metric_fns: tuple, fields: tuple[str, ...]):
+def _files(part: str = '') -> dict[str, tuple[str, ...]]:
+  """Split -> names of its file; `part` stands behind dev and test."""
+  return {
+      'train': ('train.tsv', 'train.jsonl', 'train.*.tsv', 'train.*.jsonl'),
+      'validation': (f'dev{part}.tsv', f'val{part}.jsonl', f'validation{part}.jsonl',
+                     f'dev{part}.jsonl', *(() if part else ('dev*.tsv', 'dev*.jsonl'))),
+      'test': (f'test{part}.tsv', f'test{part}.jsonl'),
+  }
+
+
+def _layout(folders: tuple[str, ...], columns: dict, labels: tuple[str, ...] | None,
+            **options) -> Layout:
+  return Layout(folders=folders, collections=('glue',), labels=labels,
+                columns={**columns, **_LABEL, **options.pop('label', {})},
+                **{'files': _files(), **options})
+
+
+def _pair(name: str, layout: Layout, first: str = 'sentence1', second: str = 'sentence2'):
+  """A form of two fields, in alphabetical order."""
+  return NamedFields(name, (first, second), layout.labels)
+
+
+def _declare(name: str, layout: Layout, form, metric_fns: tuple, only: tuple[str, ...] = (),
+             **options):
+  options.setdefault('labels', layout.labels)
+  options.setdefault('postprocess_fn', LabelId(layout.labels or ()))
+  config = name.split('_from_')[0]
+  index = _INDICES.get(config, _INDICES['mnli'])
   for version, tfds_version in _VERSIONS:
-    for prefix in (name, ''):  # the second is the "taskless" form
-      task.register(task.Task(
-          name=f'{"" if prefix else "taskless_"}glue_{name}_{version}',
-          source=TfdsSource(f'glue/{name}:{tfds_version}', layout),
-          preprocess=NamedFields(prefix, fields, layout.labels),
-          postprocess_fn=LabelId(layout.labels),
-          metric_fns=metric_fns,
-          labels=layout.labels))
+    register_forms(Task(
+        name=f'glue_{name}_{version}', preprocess=form, metric_fns=metric_fns,
+        source=TfdsSource(f'glue/{config}:{tfds_version}', layout, only), **options), index)
 
 
+_COLA = _layout(
+    ('CoLA',), {'sentence': ('sentence',)}, ('unacceptable', 'acceptable'),
+    label={'label': ('label', 'is_acceptable')}, header=('source', 'label', 'mark', 'sentence'))
+_SST2 = _layout(('SST-2', 'SST2', 'sst_2'), {'sentence': ('sentence',)}, ('negative', 'positive'))
+_MRPC = _layout(
+    ('MRPC',), _PAIR, ('not_equivalent', 'equivalent'), label={'label': ('label', 'Quality')},
+    files={**_files(), 'train': (*_files()['train'], 'msr_paraphrase_train.txt'),
+           # The published test.tsv has no labels, the original text file does.
+           'test': ('msr_paraphrase_test.txt', *_files()['test'])})
+_QQP = _layout(
+    ('QQP',), {'question1': ('question1',), 'question2': ('question2',)},
+    ('not_duplicate', 'duplicate'), label={'label': ('label', 'is_duplicate')},
+    skip_short_rows=True)
+_STSB = _layout(('STS-B', 'STSB'), _PAIR, None, label={'label': ('label', 'score')})
+_MNLI = _layout(('MNLI', 'MultiNLI'), _NLI, _NLI_LABELS, label={'label': ('label', 'gold_label')})
+_MATCHED, _MISMATCHED = _files('_matched'), _files('_mismatched')
+_QNLI = _layout(('QNLI', 'QNLIv2'), {'question': ('question',), 'sentence': ('sentence',)},
+                ('entailment', 'not_entailment'))
+_RTE = _layout(('RTE',), _PAIR, ('entailment', 'not_entailment'))
+_WNLI = _layout(('WNLI',), _PAIR, ('not_entailment', 'entailment'))
+_AX = _layout(('AX', 'diagnostic'), _NLI, _NLI_LABELS,
+              files={'test': ('diagnostic.tsv', 'ax.tsv', 'AX.tsv', 'test.tsv')})
+_F1_ACCURACY = (metrics.f1, metrics.accuracy)
+_MRPC_FORM = _pair('mrpc', _MRPC)
+_QQP_FORM = _pair('qqp', _QQP, 'question1', 'question2')
+_MNLI_FORM = _pair('mnli', _MNLI, 'hypothesis', 'premise')
+
+_declare('cola', _COLA, NamedFields('cola', ('sentence',), _COLA.labels), (metrics.Matthews(),))
+_declare('sst2', _SST2, NamedFields('sst2', ('sentence',), _SST2.labels), (metrics.accuracy,))
+_declare('mrpc', _MRPC, _MRPC_FORM, _F1_ACCURACY)
+_declare('qqp', _QQP, _QQP_FORM, _F1_ACCURACY)
+_declare('stsb', _STSB, text_forms.Similarity(), (metrics.pearson, metrics.spearman),
+         postprocess_fn=Number())
 _declare(
-    'sst2',
-    Layout(
-        folders=('SST-2', 'SST2', 'sst_2'), collections=('glue',), files=_FILES,
-        columns={'sentence': ('sentence',), 'label': ('label',), 'idx': _IDX},
-        labels=('negative', 'positive')),
-    (metrics.accuracy,), ('sentence',))
+    'mnli',
+    dataclasses.replace(_MNLI, files={
+        'train': _files()['train'],
+        'validation_matched': _MATCHED['validation'],
+        'validation_mismatched': _MISMATCHED['validation'],
+        'test_matched': _MATCHED['test'], 'test_mismatched': _MISMATCHED['test']}),
+    _MNLI_FORM, (metrics.accuracy,), eval_split='validation_matched')
+for _part, _part_files in (('matched', _MATCHED), ('mismatched', _MISMATCHED)):
+  _only = {split: _part_files[split] for split in ('validation', 'test')}
+  _declare(f'mnli_{_part}', dataclasses.replace(_MNLI, files=_only), _MNLI_FORM,
+           (metrics.accuracy,), only=tuple(_only))
+_declare('qnli', _QNLI, _pair('qnli', _QNLI, 'question', 'sentence'), (metrics.accuracy,))
+_declare('rte', _RTE, _pair('rte', _RTE), (metrics.accuracy,))
+_declare('wnli', _WNLI, _pair('wnli', _WNLI), (metrics.accuracy,))
+_declare('ax', _AX, _MNLI_FORM, (), only=('test',), eval_split='test')
 
-_declare(
-    'rte',
-    Layout(
-        folders=('RTE',), collections=('glue',), files=_FILES,
-        columns={**_PAIR, 'label': ('label',), 'idx': _IDX},
-        labels=('entailment', 'not_entailment')),
-    (metrics.accuracy,), ('sentence1', 'sentence2'))
-
-_declare(
-    'mrpc',
-    Layout(
-        folders=('MRPC',), collections=('glue',),
-        files={**_FILES,
-               'train': (*_FILES['train'], 'msr_paraphrase_train.txt'),
-               # The published test.tsv has no labels, the original text file does.
-               'test': ('msr_paraphrase_test.txt', *_FILES['test'])},
-        columns={**_PAIR, 'label': ('label', 'Quality'), 'idx': _IDX},
-        labels=('not_equivalent', 'equivalent')),
-    (metrics.f1, metrics.accuracy), ('sentence1', 'sentence2'))
-
-_declare(
-    'qqp',
-    Layout(
-        folders=('QQP',), collections=('glue',), files=_FILES, skip_short_rows=True,
-        columns={'question1': ('question1',), 'question2': ('question2',),
-                 'label': ('label', 'is_duplicate'), 'idx': _IDX},
-        labels=('not_duplicate', 'duplicate')),
-    (metrics.f1, metrics.accuracy), ('question1', 'question2'))
+# A prompt of the one dataset evaluated on the other: its answers are the labels of the first.
+_declare('mrpc_from_qqp', _MRPC, _MRPC_FORM, _F1_ACCURACY, only=('validation',),
+         postprocess_fn=Translated('duplicate', 'equivalent', LabelId(_MRPC.labels)),
+         labels=_QQP.labels)
+_declare('qqp_from_mrpc', _QQP, _QQP_FORM, _F1_ACCURACY, only=('validation',),
+         postprocess_fn=Translated('equivalent', 'duplicate', LabelId(_QQP.labels)),
+         labels=_MRPC.labels)

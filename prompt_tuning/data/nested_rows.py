@@ -1,0 +1,98 @@
+"""Rows of published files whose rows hold several examples, as TensorFlow Datasets flattens them.
+
+Each function takes one row of a file and yields flat rows. Rows that are flat already pass.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def multirc(row: Row) -> Iterator[Row]:
+  """One row for each answer of each question of a SuperGLUE MultiRC passage."""
+  if 'paragraph' in row:
+    yield row
+    return
+  passage = row['passage']
+  for question in passage['questions']:
+    for answer in question['answers']:
+      yield {
+          'paragraph': passage['text'], 'question': question['question'], 'answer': answer['text'],
+          'label': answer.get('label', -1),
+          'idx': {'paragraph': row['idx'], 'question': question['idx'], 'answer': answer['idx']}}
+
+
+def record(row: Row) -> Iterator[Row]:
+  """One row for each query of a SuperGLUE ReCoRD passage; entities and answers sorted."""
+  if 'qas' not in row:
+    yield {'entities': [], 'answers': [], **row}
+    return
+  text = row['passage']['text']
+  entities = {text[e['start']:e['end'] + 1] for e in row['passage']['entities']}
+  for query in row['qas']:
+    yield {
+        'passage': text, 'query': query['query'], 'entities': sorted(entities),
+        'answers': sorted({answer['text'] for answer in query.get('answers', [])}),
+        'idx': {'passage': row['idx'], 'query': query['idx']}}
+
+
+def wsc(row: Row) -> Iterator[Row]:
+  """A SuperGLUE WSC row with its spans written as in its text, where they are not."""
+  row = {**row, **row.get('target', {})}
+  words = row['text'].split()
+  for span in ('span1', 'span2'):
+    found = row[f'{span}_text']
+    if found in row['text'] or ' and Zinoviev' in found or found.startswith('Kamenev, '):
+      continue  # Kamenev and Zinoviev: their names stand apart in the text
+    if 'theyscold' in found:
+      row['span2_index'] = 10
+    case = str.lower if words[row[f'{span}_index']][0].islower() else str.upper
+    row[f'{span}_text'] = (case(found[0]) + found[1:]).rstrip('.').replace('\n', ' ')
+  yield row
+
+
+def questions(row: Row) -> Iterator[Row]:
+  """Questions with contexts of an article of SQuAD, of MRQA 2019's lines, or flat ones.
+
+  MRQA's line with a header gives none. White space of MRQA texts becomes single spaces, and the
+  first answer that was found in the context is the one to train on, as
+  google-research/prompt-tuning has them. https://github.com/mrqa/MRQA-Shared-Task-2019
+  """
+  if 'header' in row:
+    return
+  if 'paragraphs' in row:
+    yield from _squad(row)
+  elif 'qas' in row:
+    for question in row['qas']:
+      found = question.get('detected_answers') or [{}]
+      yield _question(question['qid'], question['question'], row['context'], question['answers'],
+                      found[0].get('text'))
+  else:
+    yield _question(row['id'], row['question'], row['context'], row['answers'], row.get('answer'))
+
+
+def _squad(row: Row) -> Iterator[Row]:
+  """Rows of one article."""
+  for paragraph in row['paragraphs']:
+    for question in paragraph['qas']:
+      answers = [answer['text'] for answer in question['answers']]
+      yield {'id': question['id'], 'question': question['question'],
+             'context': paragraph['context'], 'answers': answers, 'answer': _first(answers)}
+
+
+def _question(
+    name: str, question: str, context: str, answers: list[str], answer: str | None) -> Row:
+  answers = [_single_spaces(text) for text in answers]
+  return {'id': name, 'question': _single_spaces(question), 'context': _single_spaces(context),
+          'answers': answers,
+          'answer': _first(answers) if answer is None else _single_spaces(answer)}
+
+
+def _first(answers: list[str]) -> str:
+  return answers[0] if answers else ''
+
+
+def _single_spaces(text: str) -> str:
+  return re.sub(r'\s+', ' ', text)

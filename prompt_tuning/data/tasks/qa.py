@@ -1,0 +1,69 @@
+"""SQuAD 1.1 (https://arxiv.org/abs/1606.05250) and MRQA 2019 (https://arxiv.org/abs/1910.09753).
+
+Questions with a passage that holds the answer, in T5's form of SQuAD. Prompts are trained on one
+dataset and evaluated on the others; out of domain there is no training split.
+"""
+
+from prompt_tuning.data import metrics, nested_rows, text_forms
+from prompt_tuning.data.postprocessors import Answers
+from prompt_tuning.data.sources import Layout, TfdsSource
+from prompt_tuning.data.task import Task, register
+
+# Name -> (config at TensorFlow Datasets, names of the files that MRQA publishes).
+_IN_DOMAIN = {
+    'squad': ('squad', ('SQuAD',)),
+    'newsqa': ('news_qa', ('NewsQA',)),
+    'triviaqa': ('trivia_qa', ('TriviaQA-web', 'TriviaQA')),
+    'searchqa': ('search_qa', ('SearchQA',)),
+    'hotpotqa': ('hotpot_qa', ('HotpotQA',)),
+    'natural_questions': ('natural_questions', ('NaturalQuestionsShort', 'NaturalQuestions')),
+}
+_OUT_OF_DOMAIN = {
+    'bioasq': ('bio_asq', ('BioASQ',)),
+    'drop': ('drop', ('DROP',)),
+    'duorc': ('duo_rc', ('DuoRC.ParaphraseRC', 'DuoRC')),
+    'race': ('race', ('RACE',)),
+    'relation_extraction': ('relation_extraction', ('RelationExtraction',)),
+    'textbookqa': ('textbook_qa', ('TextbookQA',)),
+}
+
+
+def _layout(folders: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> Layout:
+  return Layout(
+      folders=folders, collections=(), files=files, flatten=nested_rows.questions, list_in='data',
+      columns={name: (name,) for name in ('id', 'question', 'context', 'answers', 'answer')},
+      kinds={'answers': list})
+
+
+def _mrqa_files(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+  """A dataset's file for each split: in a folder of the split, or with the split in its name."""
+  patterns = {
+      'train': ('train/{}.jsonl', 'in_domain_train/{}.jsonl', '{}.train*.jsonl'),
+      'validation': ('dev/{}.jsonl', 'in_domain_dev/{}.jsonl', 'out_of_domain_dev/{}.jsonl',
+                     '{}.val.jsonl', '{}.dev.jsonl', '{}.jsonl'),
+      # Further questions on the passages of SQuAD's development set.
+      'validation_v11': ('{}.dev11*.jsonl',),
+      'xquad': ('{}.xquad*.jsonl',),
+  }
+  return {split: tuple(pattern.format(name) for pattern in given for name in names)
+          for split, given in patterns.items()}
+
+
+def _declare(name: str, source: TfdsSource, context: bool = True):
+  register(Task(
+      name=name, source=source, preprocess=text_forms.QuestionAndContext(context),
+      postprocess_fn=Answers(), metric_fns=(metrics.squad,)))
+
+
+_SQUAD = TfdsSource('squad/v1.1:3.0.0', _layout(
+    ('squad', 'SQuAD', 'SQuAD1.1', 'squad_v1.1'),
+    {'train': ('train-v1.1.json', 'train.json'), 'validation': ('dev-v1.1.json', 'dev.json')}))
+_declare('squad_v010_allanswers', _SQUAD)
+_declare('squad_v010_context_free', _SQUAD, context=False)
+for _name, (_config, _names) in _IN_DOMAIN.items():
+  _declare(f'mrqa_{_name}_v001', TfdsSource(
+      f'mrqa/{_config}:1.0.0', _layout(('mrqa', 'MRQA'), _mrqa_files(_names))))
+for _name, (_config, _names) in _OUT_OF_DOMAIN.items():
+  _declare(f'mrqa_{_name}_v001', TfdsSource(
+      f'mrqa/{_config}:1.0.0', _layout(('mrqa', 'MRQA'), _mrqa_files(_names)),
+      renamed=(('validation', 'test'),)))

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def convert_model(file_format: str, output: pathlib.Path, model: StoredModel,
   # In the file's order: layers that lie in one array are cheap to read one after another.
   arrays = {path: array for path, array in model.arrays.items() if path in kept}
   if prompt is not None:
-    arrays = fit(file_format, prompt.methods, {**arrays, **prompt.leaves})
+    arrays = fit(file_format, model.config, prompt.methods, {**arrays, **prompt.leaves})
   write_model(file_format, output, model.config, arrays, step=model.step or 0,
               optimizer_state=_slots(model) if prompt is None else None,
               vocabulary=vocabulary or model.vocabulary,
@@ -241,22 +241,43 @@ def check_model(file_format: str, model: StoredModel, prompt: Prompt | None) -> 
   return restore.check(model, expected)
 
 
-def fit(file_format: str, methods, arrays) -> dict:
+def fit(file_format: str, config: T5Config, methods: Sequence[Method], arrays: Mapping) -> dict:
   """{path: array} as a format can hold it: T5X a prompt as it is, all else merged.
+
+  A weight is read and merged when it is written, so that there is one in memory at a time.
 
   Args:
     file_format: 't5x' or 'hf'.
+    config: the model's shape.
     methods: whose leaves are among the arrays, and that `check_merges` let pass.
     arrays: {per-layer path: array or StoredArray}.
   """
   if _is_held(file_format, methods):
     return dict(arrays)
-  params = params_lib.unflatten({
-      path: array.read() if isinstance(array, StoredArray) else array
-      for path, array in arrays.items()})
-  for method in methods:
-    params = method.merge(params)
-  return {path: np.asarray(array) for path, array in params_lib.flatten(params).items()}
+  looped = T5(config=dataclasses.replace(config, scan_layers=False))
+  weights = params_lib.flatten(abstract_params(looped))
+  leaves = {path: leaf for path, leaf in arrays.items() if path not in weights}
+  return {path: _merged(methods, path, array, leaves)
+          for path, array in arrays.items() if path in weights}
+
+
+def _merged(methods, path, array, leaves):
+  """A weight with what the methods added to its module; a merge touches nothing else."""
+  module = path.rpartition('/')[0]
+  own = {name: leaf for name, leaf in leaves.items() if name.startswith(f'{module}/')}
+  if not own:
+    return array
+
+  def reader(dtype):
+    weight = array.read() if isinstance(array, StoredArray) else np.asarray(array)
+    params = params_lib.unflatten({path: weight, **own})
+    for method in methods:
+      params = method.merge(params)
+    return np.asarray(params_lib.flatten(params)[path]).astype(dtype, copy=False)
+
+  source = array.source if isinstance(array, StoredArray) else path
+  return StoredArray(shape=tuple(array.shape), dtype=np.dtype(array.dtype), source=source,
+                     reader=reader)
 
 
 def _is_held(file_format, methods) -> bool:

@@ -99,8 +99,8 @@ def export_model(config: ExportConfig, file_format: str, output: pathlib.Path):
     slots = t5x_writer.adafactor_slots(trained.opt_state, model.split(trained.params)[0])
   convert.write_model(
       file_format, output, model.peft.backbone.config,
-      convert.fit(file_format, model.peft.methods, arrays), step=trained.step,
-      optimizer_state=slots, vocabulary=BYTES if is_bytes else vocabulary.path,
+      convert.fit(file_format, model.peft.backbone.config, model.peft.methods, arrays),
+      step=trained.step, optimizer_state=slots, vocabulary=BYTES if is_bytes else vocabulary.path,
       extra_ids=vocabulary.extra_ids)
 
 

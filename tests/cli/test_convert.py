@@ -8,8 +8,9 @@ import pytest
 from flax import serialization
 
 from prompt_tuning import params as params_lib
-from prompt_tuning.checkpoints import prompt_file, restore
+from prompt_tuning.checkpoints import prompt_file, restore, stored
 from prompt_tuning.checkpoints.names import PROMPT
+from prompt_tuning.cli import convert as convert_lib
 from prompt_tuning.cli import main
 from prompt_tuning.models.t5 import T5
 from prompt_tuning.peft import description
@@ -138,6 +139,17 @@ def test_lora_is_merged_into_its_base(hf, lora, tmp_path, to):
   update = leaves[f'{path}/lora/a'] @ leaves[f'{path}/lora/b'] * 8
   np.testing.assert_allclose(merged[f'{path}/kernel'], base[f'{path}/kernel'] + update, rtol=1e-5,
                              atol=1e-6)
+
+
+def test_merging_reads_a_weight_when_it_is_written(hf, lora, monkeypatch):
+  model, prompt, reads = restore.open_model(hf), prompt_file.load_prompt(lora), []
+  read = stored.StoredArray.read
+  monkeypatch.setattr(stored.StoredArray, 'read',
+                      lambda array, dtype=None: reads.append(array.source) or read(array, dtype))
+  fitted = convert_lib.fit('hf', model.config, prompt.methods, {**model.arrays, **prompt.leaves})
+  assert not reads and fitted.keys() == model.arrays.keys()
+  fitted['encoder/layers_1/attention/query/kernel'].read()
+  assert reads and all('block.1.layer.0.SelfAttention.q' in source for source in reads)
 
 
 def test_lora_to_peft_and_back(hf, lora, tmp_path):

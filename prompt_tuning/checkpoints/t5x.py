@@ -148,15 +148,18 @@ def _zarr(folder, name, spec) -> ZarrArray:
     if 'metadata' not in spec:  # the first versions of orbax
       return zarr_array.open_all({name: {'root': folder, 'path': path}})[name]
     shape, dtype = spec['metadata']['shape'], spec['dtype']
-    if dtype == 'uint16':
-      raise ValueError('uint16, as T5X wrote bfloat16 before version 3: let T5X convert it first')
     if dtype not in DTYPES:
       raise ValueError(f'dtype {dtype!r}; expected is one of {list(DTYPES)}')
     if not all(type(n) is int and n >= 0 for n in shape):
       raise ValueError(f'shape {list(shape)}')
+  except UserError:  # of an array that is opened to tell its shape
+    raise
   except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
     raise UserError(f'{folder.child(INDEX)}: bad entry for {name}: {error}. The checkpoint is '
                     'damaged or was not written by T5X.') from error
+  if dtype == 'uint16':
+    raise UserError(f'{folder.child(INDEX)}: {name} is uint16, as T5X wrote bfloat16 before '
+                    'version 3 of its format. Let T5X read it and save it again.')
   return ZarrArray(root=folder, path=path, name=name, shape=tuple(shape), dtype=DTYPES[dtype])
 
 

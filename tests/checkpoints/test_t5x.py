@@ -147,10 +147,16 @@ def test_path_that_leaves_the_folder(copy, path):
 @pytest.mark.parametrize('change', [
     {'dtype': 'complex99'}, {'driver': 'json'}, {'metadata': {}}, {'kvstore': 'x'},
     {'metadata': {'shape': [-1, 32]}}, {'metadata': {'shape': ['256', 32]}},
-    {'kvstore': {'path': 7}}, {'metadata': 3}, {'dtype': 'uint16'}])
+    {'kvstore': {'path': 7}}, {'metadata': 3}])
 def test_bad_entry(copy, change):
   rewrite(copy, lambda index: entry(index).update(change))
   with pytest.raises(UserError, match='bad entry for token_embedder/embedding'):
+    t5x.open_checkpoint(copy)
+
+
+def test_bfloat16_of_the_first_versions(copy):
+  rewrite(copy, lambda index: entry(index).update(dtype='uint16'))
+  with pytest.raises(UserError, match='token_embedder/embedding is uint16.* save it again'):
     t5x.open_checkpoint(copy)
 
 

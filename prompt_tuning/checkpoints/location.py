@@ -16,6 +16,8 @@ from prompt_tuning.errors import UserError
 # A path that went through pathlib has one slash left of two.
 _GCS = re.compile(r'gs:/{1,2}([^/]+)/?(.*)', re.DOTALL)
 _FILE = re.compile(r'file:/+')
+# Listing is the first question to a bucket; by default tensorstore asks for a quarter of an hour.
+_FEW_RETRIES = {'gcs_request_retries': {'max_retries': 5, 'max_delay': '4s'}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,8 @@ def list_keys(kvstore: dict, source: str, first: str = '', end: str = '') -> lis
   """
   import tensorstore as ts
   try:
-    store = ts.KvStore.open(kvstore).result()
+    store = ts.KvStore.open(kvstore, context=ts.Context(_FEW_RETRIES)).result()
     return sorted(key.decode() for key in store.list(ts.KvStore.KeyRange(first, end)).result())
   except Exception as error:  # tensorstore's errors have no common class
-    raise UserError(f'Cannot list {source}: {error}') from error
+    remedy = '. Check name, network and credentials.' if source.startswith('gs:') else ''
+    raise UserError(f'Cannot list {source}: {error}{remedy}') from error

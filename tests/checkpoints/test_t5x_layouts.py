@@ -285,10 +285,12 @@ def test_nothing_in_the_bucket(bucket):
 
 
 def test_bucket_that_does_not_answer(monkeypatch):
-  def opened(spec):
+  def opened(spec, context=None):
+    if context is not None:  # the first question
+      assert context['gcs_request_retries'].to_json()['max_retries'] == 5
     raise ValueError('no network')
   monkeypatch.setattr(tensorstore.KvStore, 'open', staticmethod(opened))
-  with pytest.raises(UserError, match='Cannot list gs://bucket-1/none: no network'):
+  with pytest.raises(UserError, match='Cannot list gs://bucket-1/none: no network.* credentials'):
     t5x.open_checkpoint('gs://bucket-1/none')
   with pytest.raises(OSError, match='no network'):
     Location('a', 'bucket-1').open('checkpoint')

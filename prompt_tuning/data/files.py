@@ -48,8 +48,8 @@ def read_rows(
       published, and so no tabs or line ends in a text; CSV has the standard one (RFC 4180). Both
       begin with a line of column names.
     skip_short_rows: leave out TSV rows with too few columns (a few published files have some).
-    header: column names of a TSV file that may begin with a row instead of names: it does when its
-      first line has none of these.
+    header: column names of a TSV file that may begin with a row instead of names (it does when its
+      first line has none of these), and of rows that are lists in JSON.
     list_in: name of the list of rows in a JSON file that is one object, such as SQuAD's `data`.
 
   Raises:
@@ -59,9 +59,9 @@ def read_rows(
   """
   path = os.fspath(path)
   check_file(path)
-  readers = {'jsonl': _jsonl, 'json': functools.partial(_json, list_in=list_in), 'csv': _csv,
-             'tsv': functools.partial(
-                 _tsv, skip_short_rows=skip_short_rows, header=header)}
+  readers = {'jsonl': _jsonl, 'json': functools.partial(_json, header=header, list_in=list_in),
+             'csv': _csv,
+             'tsv': functools.partial(_tsv, skip_short_rows=skip_short_rows, header=header)}
   file_format = file_format or format_of(path)
   if file_format not in readers:
     raise UserError(f'{path}: the file format {file_format!r} is not known; there are '
@@ -120,7 +120,8 @@ def _jsonl(file, path: str) -> Iterator[tuple[str, Row]]:
   return json_rows.in_lines(lines_lib.lines(file, path), path)
 
 
-def _json(file, path: str, list_in: str) -> Iterator[tuple[str, Row]]:
+def _json(file, path: str, header: tuple[str, ...], list_in: str,
+          ) -> Iterator[tuple[str, Row]]:
   """A list of objects; or JSON lines in a file that is called .json, as many are."""
   pieces = lines_lib.pieces(file, path)
   start = ''
@@ -134,9 +135,9 @@ def _json(file, path: str, list_in: str) -> Iterator[tuple[str, Row]]:
     start = re.sub(r'[^\n]', ' ', before[0]) + start[before.end():]
   pieces = itertools.chain([start], pieces)
   if before:
-    return json_rows.in_list(pieces, path, alone=False)
+    return json_rows.in_list(pieces, path, alone=False, columns=header)
   if start.lstrip().startswith('['):
-    return json_rows.in_list(pieces, path)
+    return json_rows.in_list(pieces, path, columns=header)
   return json_rows.in_lines(enumerate(lines_lib.split(pieces, path), 1), path)
 
 

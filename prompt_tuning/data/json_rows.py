@@ -79,13 +79,15 @@ def in_lines(numbered: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[s
       yield str(number), parse(line, name, number)
 
 
-def in_list(pieces: Iterator[str], name: str, alone: bool = True) -> Iterator[tuple[str, Row]]:
+def in_list(pieces: Iterator[str], name: str, alone: bool = True, columns: tuple[str, ...] = (),
+            ) -> Iterator[tuple[str, Row]]:
   """Yields (line:column where it begins, row) of one JSON list of objects.
 
   Args:
     pieces: the text in parts.
     name: of the file, for messages.
     alone: whether nothing may follow the list; what follows is not looked at otherwise.
+    columns: names of the values where rows are lists; () refuses lists.
 
   Raises:
     UserError: the text is no list of objects.
@@ -95,8 +97,13 @@ def in_list(pieces: Iterator[str], name: str, alone: bool = True) -> Iterator[tu
   if text.peek() == ']':
     separator = text.take(']')
   while separator != ']':
-    text.peek()
-    yield text.place, text.object()
+    is_list = text.peek() == '[' and columns
+    place = text.place
+    row = text.value('[' if is_list else '{')
+    if is_list and len(row) != len(columns):
+      raise UserError(f'{name}:{place}: a row of {len(row)} values; expected {len(columns)}: '
+                      f'{listed(columns)}.')
+    yield place, dict(zip(columns, row, strict=True)) if is_list else row
     separator = text.take(',]')
   if alone and text.peek():
     raise UserError(f'{name}:{text.place}: expected nothing after the list of rows, found '
@@ -136,9 +143,9 @@ class _Text:
     self._advance(self._at + 1)
     return character
 
-  def object(self) -> Row:
-    """Goes past the next value, which has to be an object."""
-    if self.peek() != '{':
+  def value(self, begins: str) -> Any:
+    """Goes past the next value, which has to begin so: an object or a list."""
+    if self.peek() != begins:
       raise UserError(f'{self._name}:{self.place}: expected {_EXPECTED}, found {self.rest()}.')
     while True:
       try:

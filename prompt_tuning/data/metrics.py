@@ -147,6 +147,24 @@ class FirstOfGroup:
     return self.metric([t for t, _ in pairs], [p for _, p in pairs])
 
 
+@dataclasses.dataclass(frozen=True)
+class AllOfGroup:
+  """A metric of one prediction for each group, against the group's targets as references.
+
+  Attributes:
+    metric: of lists of references and predictions.
+  """
+  metric: Metric
+
+  def __call__(self, targets: Sequence[Mapping], predictions: Sequence[Mapping]):
+    references: dict[Any, list] = {}
+    firsts: dict[Any, Any] = {}
+    for target, prediction in zip(targets, predictions, strict=True):
+      references.setdefault(_group(target), []).append(target['value'])
+      firsts.setdefault(_group(target), prediction['value'])
+    return self.metric(list(references.values()), list(firsts.values()))
+
+
 def bleu(targets: Sequence[str | Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
   """Corpus BLEU of sacrebleu (international tokens, exponential smoothing).
 

@@ -73,6 +73,21 @@ def questions(row: Row) -> Iterator[Row]:
     yield _question(row['id'], row['question'], row['context'], row['answers'], row.get('answer'))
 
 
+def triples(row: Row) -> Iterator[Row]:
+  """An entry of WebNLG's JSON, of DART's, or a flat row."""
+  if 'annotations' in row:
+    yield {'triples': [' | '.join(triple) for triple in row['tripleset']],
+           'lexs': [annotation['text'] for annotation in row['annotations']]}
+  elif 'lexs' in row:
+    yield row
+  else:
+    for entry in row.values():  # under its number
+      yield {
+          'triples': [' | '.join(triple[part] for part in ('subject', 'property', 'object'))
+                      for triple in entry['modifiedtripleset']],
+          'lexs': [lex['lex'] for lex in entry['lexicalisations']]}
+
+
 def _squad(row: Row) -> Iterator[Row]:
   """Rows of one article."""
   for paragraph in row['paragraphs']:

@@ -190,7 +190,7 @@ class Layout:
       without labels, None for one whose label is a number.
     kinds: type of the features that are no text.
     flatten: row of a file -> the rows that it holds, for files whose rows are nested.
-    header: column names of TSV files without a line of them.
+    header: column names of TSV files without a line of them, of JSON rows that are lists.
     list_in: name of the list of rows in JSON files that are one object.
     skip_short_rows: published files have rows with missing columns, which TFDS leaves out too.
   """
@@ -354,6 +354,35 @@ class FolderSource(Source):
     if not math.isfinite(number):
       raise UserError(f'{path}:{line}: the label {excerpt(text)} has to be a number.')
     return number
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedSource(Source):
+  """A dataset that is read from the files of its authors alone.
+
+  Attributes:
+    layout: its files, in the folder that DATA_DIR names.
+  """
+  layout: Layout
+
+  @property
+  def splits(self) -> tuple[str, ...]:
+    raise self._no_folder()
+
+  def read(self, split: str) -> Rows:
+    raise self._no_folder()
+
+  def fingerprint(self, split: str) -> str:
+    raise self._no_folder()
+
+  def in_folder(self, data_dir: str) -> FolderSource:
+    """The dataset in a folder."""
+    return FolderSource(self.layout, data_dir)
+
+  def _no_folder(self) -> UserError:
+    return UserError(
+        f'The dataset {self.layout.folders[0]} is read from the files of its authors. Set DATA_DIR '
+        f'to the folder with {", ".join(names[0] for names in self.layout.files.values())}.')
 
 
 @dataclasses.dataclass(frozen=True)

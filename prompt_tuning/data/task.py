@@ -25,7 +25,8 @@ _DECLARATIONS = 'prompt_tuning.data.tasks'  # every module of this package decla
 # MIXTURE_OR_TASK_MODULE of earlier configurations: their tasks are built in here.
 _MODULES_OF_BUILT_IN_TASKS = frozenset({
     'prompt_tuning.data.glue', 'prompt_tuning.data.glue_transfer', 'prompt_tuning.data.qa',
-    'prompt_tuning.data.super_glue', 'prompt_tuning.data.tasks', 't5.data.tasks',
+    'prompt_tuning.data.summarization', 'prompt_tuning.data.super_glue',
+    'prompt_tuning.data.tasks', 't5.data.tasks',
     't5.data.mixtures', 't5.data.glue_utils'})
 
 
@@ -199,8 +200,8 @@ def _from_seqio(name: str, required: bool) -> Task:
       return task
   near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
   raise UserError(
-      f'There is no task {name!r}. Nearest names: {", ".join(near) or "none"}. Known tasks: '
-      f'{", ".join(sorted(_REGISTRY))}. A task of your own or of SeqIO is found when '
+      f'There is no task {name!r}. Nearest names: {", ".join(near) or "none"}; docs/tasks.md lists '
+      f'the {len(_REGISTRY)} built-in tasks. A task of your own or of SeqIO is found when '
       'MIXTURE_OR_TASK_MODULE names the module that registers it.')
 
 

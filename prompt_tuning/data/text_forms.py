@@ -180,6 +180,42 @@ class QuestionAndContext:
              'question': question, 'context': context, 'answers': answers}]
 
 
+@dataclasses.dataclass(frozen=True)
+class Prefixed:
+  """A word or two in front of one text feature, another one as target.
+
+  Attributes:
+    prefix: first words of the inputs.
+    inputs: feature of the inputs.
+    targets: feature of the target.
+  """
+  prefix: str
+  inputs: str
+  targets: str
+
+  def __call__(self, example: Example) -> list[Example]:
+    return [{'inputs': f'{self.prefix} {field_text(example, self.inputs, "This task")}',
+             'targets': field_text(example, self.targets, 'This task')}]
+
+
+@dataclasses.dataclass(frozen=True)
+class Triples:
+  """Triples `subject | property | object` with && between; one example for each reference.
+
+  `answers` keeps all references, for evaluation.
+
+  Attributes:
+    name: first word of the inputs.
+  """
+  name: str
+
+  def __call__(self, example: Example) -> list[Example]:
+    inputs = f'{self.name}: {" && ".join(_texts(example, "triples"))}'
+    references = _texts(example, 'lexs')
+    return [{'inputs': inputs, 'targets': reference, 'answers': references}
+            for reference in references or [UNLABELLED]]
+
+
 def pad_punctuation(text: str) -> str:
   """ASCII punctuation with spaces around it, runs of white space as one space."""
   return _SPACES.sub(' ', _PUNCTUATION.sub(r' \1 ', text))

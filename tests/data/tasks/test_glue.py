@@ -43,6 +43,10 @@ REAL = {
     'mrqa_race_v001': {'train': 127, 'validation': 128},
     'mrqa_duorc_v001': {'train': 127, 'validation': 126},
     'mrqa_relation_extraction_v001': {'train': 127, 'validation': 128},
+    # Inputs of E2E have several rows, rows of WebNLG several references.
+    'e2e_nlg_v001': {'validation': 4672, 'test': 4693},
+    'web_nlg_v001': {'train': 18102, 'validation': 2268, 'test': 4928},
+    'samsum_v100': {'validation': 818, 'test': 819},
 }
 
 

@@ -167,3 +167,49 @@ def test_splits_that_have_another_name_at_tfds(monkeypatch):
   [(_, example)] = found.examples('validation')
   assert (example['inputs'], example['targets']) == ('question: q ? context: c', 'A')
   assert isinstance(found.source, sources.TfdsSource)
+
+
+def test_web_nlg(tmp_path):
+  triple = {'subject': 'A', 'property': 'is', 'object': 'B'}
+  entry = {'modifiedtripleset': [triple, triple], 'lexicalisations': [{'lex': 'x'}, {'lex': 'y'}]}
+  write(tmp_path / 'WebNLG' / 'dev.json', json.dumps({'entries': [{'1': entry}, {'2': entry}]}))
+  found = task.get('web_nlg_v001', data_dir=str(tmp_path))
+  examples = [e for _, e in found.examples('validation')]
+  assert [(e['inputs'], e['targets']) for e in examples] == 2 * [
+      ('web_nlg: A | is | B && A | is | B', 'x'), ('web_nlg: A | is | B && A | is | B', 'y')]
+  targets = [found.postprocess_fn(e['targets'], e, is_target=True) for e in examples]
+  assert targets[0] == {'value': ['x', 'y'], 'group': 0} and targets[2]['group'] == 1
+  predictions = [found.postprocess_fn(text) for text in ('y', 'no', 'no', 'x')]
+  assert found.metrics(targets, predictions)['rouge1'] == 50.0  # firsts of the two groups
+
+
+def test_dart(tmp_path):
+  row = {'tripleset': [['A', 'is', 'B']], 'annotations': [{'source': 's', 'text': 'x'}]}
+  write(tmp_path / 'dart' / 'dart-v1.1.1-full-test.json', json.dumps([row], indent=1))
+  assert read('dart_v001', tmp_path, 'test') == [('dart: A | is | B', 'x')]
+
+
+def test_e2e_counts_an_input_once_against_all_its_references(tmp_path):
+  write(tmp_path / 'E2E' / 'devset.csv',
+        'mr,ref\n"n[a], b[c]",one two\n"n[a], b[c]",three\nm,four\n')
+  found = task.get('e2e_nlg_v001', data_dir=str(tmp_path))
+  examples = [e for _, e in found.examples('validation')]
+  assert examples[0]['inputs'] == 'e2e_nlg: n[a], b[c]'
+  targets = [found.postprocess_fn(e['targets'], e, is_target=True) for e in examples]
+  predictions = [found.postprocess_fn(text) for text in ('three', 'no', 'no')]
+  assert found.metrics(targets, predictions)['rouge1'] == 50.0
+
+
+@pytest.mark.parametrize('content', [[['s', 'd']], [{'id': '1', 'summary': 's', 'dialogue': 'd'}]])
+def test_samsum(tmp_path, content):
+  write(tmp_path / 'val.json', json.dumps(content))
+  assert read('samsum_v100', tmp_path, 'validation') == [('summarize: d', 's')]
+  write(tmp_path / 'test.json', json.dumps([['s', 'd', 'x']]))
+  with pytest.raises(UserError, match="test.json:1:2: a row of 3 values; expected 2: 'summary', "):
+    read('samsum_v100', tmp_path, 'test')
+
+
+def test_a_dataset_that_is_files_alone():
+  for use in (lambda t: t.splits, lambda t: list(t.examples('train'))):
+    with pytest.raises(UserError, match='The dataset E2E .* Set DATA_DIR .* trainset.csv, devset'):
+      use(task.get('e2e_nlg_v001'))

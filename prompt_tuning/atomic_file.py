@@ -47,9 +47,12 @@ def new_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   Raises:
     UserError: the folder holds something already or cannot be written.
   """
-  path = pathlib.Path(path).resolve()  # a rename would replace a link, not what it leads to
+  # A rename would replace a link, not what it leads to.
+  path = pathlib.Path(os.path.realpath(path))
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
+    if path.is_symlink():
+      raise UserError(f'{path} is a link that leads to itself: give a new folder.')
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
       raise UserError(f'{path} exists and is not an empty folder: give a new one.')
     temporary.mkdir(parents=True)

@@ -48,6 +48,8 @@ def main(flags):
   output = check_output(flags.to, flags.output)
   source = check_source(flags.source_format, flags.input)
   _check_others(source, flags)
+  if flags.base == '':
+    raise UserError('--base= is empty. Give the folder of a model, or leave it out.')
   base = restore.open_model(flags.base) if flags.base else None
   if flags.to in LEAF_FORMATS:
     prompt = read_leaves(source, flags, base)

@@ -18,6 +18,7 @@ from prompt_tuning.errors import UserError
 from prompt_tuning.version import __version__
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
 _TRAIN_EXAMPLE = """\
 example:
@@ -199,6 +200,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
     return 1
   except OSError as error:
+    if error.errno in _NO_PATH and error.filename is not None:
+      print(f'prompt-tuning: {error.filename} cannot be opened: {error.strerror}; check the path '
+            'and its permissions', file=sys.stderr)
+      return 2
     if error.errno not in _NO_ROOM:
       raise
     print(f'prompt-tuning: cannot write: {error}; make room or choose another folder',

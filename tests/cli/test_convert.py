@@ -205,6 +205,7 @@ def test_another_base_is_refused_unless_allowed(t5x, hf, tmp_path, capsys):
     (['--to=hf', '--output=x', '--vocabulary=bytes'], ('259', '256')),
     (['--to=hf', '--output=x', '--vocabulary=nothing.model'], ('nothing.model',)),
     (['--to=npy', '--output=x.npy', '--base=nowhere'], ('nowhere',)),
+    (['--to=npy', '--output=x.npy', '--base='], ('--base=',)),
     (['--to=npy', '--output=gs://bucket/x.npy'], ('gs://bucket/x.npy', 'local')),
     (['--to=hf', '--output=gs://bucket/x'], ('gs://bucket/x', 'local')),
     (['--to=hf', '--output='], ('--output=', 'local path')),
@@ -270,6 +271,20 @@ def test_leaves_of_another_base(hf, lora, tmp_path, capsys, change, to):
   assert f'--base={hf} is not the model of these leaves' in err and 'other.safetensors' in err
   assert f'{path} is ' + ('[31, 2]' if change == 'narrow' else 'absent') + ' in the file' in err
   assert not output.exists()
+
+
+def test_paths_that_cannot_be_opened(t5x, tmp_path, capsys):
+  (tmp_path / 'loop').symlink_to(tmp_path / 'loop')
+  for name in ('loop', 'a' * 300):
+    for flags in ([f'--input={tmp_path / name}', f'--output={tmp_path / "x.safetensors"}'],
+                  [f'--input={t5x}', '--to=hf', f'--output={tmp_path / name}'],
+                  [f'--input={t5x}', '--to=t5x', f'--output={tmp_path / name}'],
+                  [f'--input={t5x}', f'--output={tmp_path / "x.safetensors"}',
+                   f'--base={tmp_path / name}']):
+      assert main.main(['import', *flags]) == 2, flags
+      err = capsys.readouterr().err
+      assert name in err and 'Traceback' not in err
+  assert [path.name for path in tmp_path.iterdir()] == ['loop']
 
 
 def test_flags_that_change_nothing_are_named(t5x, hf, prompt, tmp_path, capsys):

@@ -41,10 +41,9 @@ def _mrqa_files(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
       'train': ('train/{}.jsonl', 'in_domain_train/{}.jsonl', '{}.train*.jsonl'),
       'validation': ('dev/{}.jsonl', 'in_domain_dev/{}.jsonl', 'out_of_domain_dev/{}.jsonl',
                      '{}.val.jsonl', '{}.dev.jsonl', '{}.jsonl'),
-      # Further questions on the passages of SQuAD's development set.
-      'validation_v11': ('{}.dev11*.jsonl',),
-      'xquad': ('{}.xquad*.jsonl',),
   }
+  if 'SQuAD' in names:  # further questions on the passages of its development set
+    patterns |= {'validation_v11': ('{}.dev11*.jsonl',), 'xquad': ('{}.xquad*.jsonl',)}
   return {split: tuple(pattern.format(name) for pattern in given for name in names)
           for split, given in patterns.items()}
 

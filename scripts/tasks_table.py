@@ -1,0 +1,106 @@
+"""Prints docs/tasks.md, made from the registry: python scripts/tasks_table.py > docs/tasks.md"""
+
+import re
+import sys
+from collections.abc import Sequence
+
+from prompt_tuning.data import task as task_lib
+from prompt_tuning.data.tasks import demo, glue, nlg, qa, superglue
+from prompt_tuning.errors import UserError
+
+_HEAD = """# Tasks
+
+Names for MIXTURE_OR_TASK_NAME (`tasks/named.gin`); `scripts/tasks_table.py` makes this file.
+DATA_DIR is the folder of the dataset, or one above it, in the layout of its authors; without it,
+TensorFlow Datasets (extra `tfds`) is read. A file of your own needs no task: see
+`tasks/local_text.gin` and [data_files.md](data_files.md).
+
+Further forms of a name, as in google-research/prompt-tuning:
+
+| form | what it changes |
+|---|---|
+| `taskless_glue_...`, `taskless_super_glue_...` | the first word of the inputs is left out |
+| `task_index_glue_...`, `task_index_super_glue_...` | a sentinel that numbers the task replaces it |
+| `mt5_...`, `byt5_...` in front | nothing: the vocabulary is the backbone's |
+| `..._examples` at the end | nothing: predictions are always written |
+| `glue_..._v002` | the version at TensorFlow Datasets alone |
+
+In the inputs `{name}` stands for a feature of the dataset; the strings are T5's where T5 has the
+task. BLEU and ROUGE need the extra `metrics`.
+"""
+_COLUMNS = ('name', 'inputs', 'targets', 'metrics', 'splits', 'source')
+# Heading, module whose first line says where the data is described, names.
+_SECTIONS = (
+    ('GLUE', glue, r'glue_.*_v200'), ('SuperGLUE', superglue, r'super_glue_.*|dpr_.*'),
+    ('Question answering', qa, r'squad_.*|mrqa_.*'),
+    ('Generation', nlg, r'xsum_.*|cnn_.*|samsum_.*|e2e_.*|web_nlg_.*|dart_.*'),
+    ('Demo', demo, r'demo_.*'))
+
+
+class _Names(dict):
+  """An example whose features are their own names in braces."""
+
+  def __contains__(self, key):
+    return True
+
+  def __missing__(self, key):
+    return f'{{{key}}}'
+
+  def get(self, key, default=None):
+    return self[key]
+
+
+def text() -> str:
+  """The whole file."""
+  parts = [_HEAD]
+  for heading, module, names in _SECTIONS:
+    tasks = [task_lib.get(name) for name in task_lib.names() if re.fullmatch(names, name)]
+    about = module.__doc__.split('\n\n')[0].replace('\n', ' ')
+    parts += [f'\n## {heading}\n\n{about}\n\n', _row(_COLUMNS), _row(['---'] * len(_COLUMNS)),
+              *(_row(_cells(task)) for task in tasks)]
+  return ''.join(parts)
+
+
+def _row(cells: Sequence[str]) -> str:
+  return f'| {" | ".join(cells)} |\n'
+
+
+def _cells(task: task_lib.Task) -> list[str]:
+  return [
+      f'`{task.name}`', _inputs(task), ', '.join(task.labels or ()) or 'text',
+      ', '.join(dict.fromkeys(map(_metric_name, task.metric_fns))) or '-', *_source(task.source)]
+
+
+def _inputs(task: task_lib.Task) -> str:
+  if task.objective is not None:
+    return f'plain text for {type(task.objective).__name__}'
+  lists = {f: [f'{{{f}}}', '…'] for f in ('entities', 'answers', 'triples', 'lexs', 'candidates')}
+  numbers = {'label': 1, 'span1_index': 0, 'idx': 0}
+  example = _Names(
+      text='{span1_text} … {span2_text} …', span2_index=2, sentence='{sentence}',
+      detected_answers=[], **numbers, **lists)
+  try:
+    inputs = task.preprocess(example)[0]['inputs'].replace('{ ', '{').replace(' }', '}')
+    return f'`{inputs.strip()}`'
+  except (IndexError, UserError):  # a form that reads into its features
+    return type(task.preprocess).__doc__.split('\n')[0]
+
+
+def _metric_name(metric) -> str:
+  """Name of a metric; of one over groups, of its part."""
+  if hasattr(metric, 'metric'):
+    return _metric_name(metric.metric)
+  return getattr(metric, '__name__', type(metric).__name__)
+
+
+def _source(source) -> tuple[str, str]:
+  """(splits, where they come from)."""
+  layout = getattr(source, 'layout', None)
+  files = getattr(source, 'files', {}) if layout is None else layout.files
+  splits = getattr(source, 'only', ()) or files
+  names = [getattr(source, 'name', ''), f'{layout.folders[0]}/' if layout else '']
+  return ', '.join(splits) or 'as at TFDS', ', '.join(filter(None, names)) or 'files'
+
+
+if __name__ == '__main__':
+  sys.stdout.write(text())

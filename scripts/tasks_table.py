@@ -20,7 +20,7 @@ Further forms of a name, as in google-research/prompt-tuning:
 | form | what it changes |
 |---|---|
 | `taskless_glue_...`, `taskless_super_glue_...` | the first word of the inputs is left out |
-| `task_index_glue_...`, `task_index_super_glue_...` | a sentinel that numbers the task replaces it |
+| `task_index_glue_...`, `task_index_super_glue_...` | a sentinel for each task replaces it |
 | `mt5_...`, `byt5_...` in front | nothing: the vocabulary is the backbone's |
 | `..._examples` at the end | nothing: predictions are always written |
 | `glue_..._v002` | the version at TensorFlow Datasets alone |

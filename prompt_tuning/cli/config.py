@@ -5,6 +5,7 @@ import collections.abc
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import os
 import pathlib
 import re
@@ -165,6 +166,15 @@ def bindings() -> dict[str, str]:
       '/'.join(filter(None, (scope, *([] if selector == _MACRO else [f'{selector}.{name}'])))):
       repr(value)
       for (scope, selector), values in gin_config._CONFIG.items() for name, value in values.items()}
+
+
+def default(name: str) -> str | None:
+  """What a parameter of `bindings` is where nothing binds it, as text; None: not known."""
+  selector, _, parameter = name.rpartition('/')[2].rpartition('.')
+  registered = gin_config._REGISTRY.get_match(selector) if selector else None
+  known = {} if registered is None else inspect.signature(registered.wrapped).parameters
+  value = known[parameter].default if parameter in known else inspect.Parameter.empty
+  return None if value is inspect.Parameter.empty else repr(value)
 
 
 def macro(name: str, default=None):

@@ -37,7 +37,7 @@ FREE = frozenset((
 _PLAN_NAMES = {
     'cache': 'training data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary)',
     'eval_cache': 'evaluation data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary)',
-    'batch_size': 'BATCH_SIZE', 'seed': 'RANDOM_SEED', 'shapes': 'shapes (MAX_BUCKETS)',
+    'batch_size': 'BATCH_SIZE', 'seed': 'RANDOM_SEED', 'shapes': 'shapes (MAX_BUCKETS, PACKING)',
     'remainder': 'remainder of an epoch'}
 
 
@@ -94,13 +94,17 @@ def check_config(folder: pathlib.Path):
 def config_changes(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
   """'NAME: value there, value here' of each parameter that differs and is not free.
 
+  One that a side does not bind has its default: a newer version may bind it to just that.
+
   Args:
     theirs: of the run, from config.bindings.
     ours: of this start.
   """
   changes = {}
   for name in sorted({*theirs, *ours}):
-    there, here = _resolved(theirs, name), _resolved(ours, name)
+    there, here = (
+        _resolved(side, name) if name in side else config_lib.default(name) or 'absent'
+        for side in (theirs, ours))
     if '.' in name and there != here and name.rpartition('.')[2] not in FREE:
       same = theirs.get(name) == ours.get(name)  # then the macro is what was given anew
       changes[theirs[name].lstrip('%') if same else name] = f'{there} there, {here} here'
@@ -110,7 +114,7 @@ def config_changes(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[s
 def _resolved(bindings: Mapping[str, str], name: str) -> str:
   """The value of a binding, with the values of macros in place of their names."""
   return re.sub(r'%(\w+)', lambda macro: _resolved(bindings, macro[1])
-                if macro[1] in bindings else macro[0], bindings.get(name, 'absent'))
+                if macro[1] in bindings else macro[0], bindings[name])
 
 
 def plan(loader, eval_cache, seed: int) -> dict:

@@ -41,6 +41,18 @@ def test_bindings_of_a_configuration():
   assert not any('gin.macro' in name for name in bindings)
 
 
+def test_a_parameter_that_is_bound_to_its_default():
+  """As after an update whose gin files bind what the run's did not know."""
+  config.parse(['models/demo.gin', 'peft/prompt.gin', 'tasks/demo_sentiment.gin',
+                'runs/train.gin'], [('MODEL_DIR', 'x')])
+  name = 'prompt_tuning.cli.train.TrainConfig.num_microbatches'
+  ours = config.bindings()
+  theirs = {key: value for key, value in ours.items() if key != name}
+  assert resume.config_changes(theirs, ours) == []
+  assert resume.config_changes(theirs, ours | {'NUM_MICROBATCHES': '2'}) == [
+      f'{name}: 1 there, 2 here']
+
+
 def test_every_free_parameter_exists():
   """A parameter that was renamed would no longer be free."""
   config.parse(['models/demo.gin', 'peft/prompt.gin', 'tasks/local_text.gin', 'runs/train.gin'],

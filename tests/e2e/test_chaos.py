@@ -8,9 +8,7 @@ import contextlib
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -101,29 +99,6 @@ def test_asked_to_stop(workshop, expected, begun):
   workshop.finish('asked')
   assert f'Continuing from step {stopped}' in workshop.log('asked')
   assert_as_unkilled(workshop, 'asked', expected)
-
-
-def test_the_notice_of_a_cluster(workshop):
-  """Where jax.distributed is set up, its service says when to stop."""
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    port = probe.getsockname()[1]
-  code = f"""
-import sys
-import jax
-jax.distributed.initialize('localhost:{port}', num_processes=1, process_id=0)
-from prompt_tuning.cli import main
-code = main.main(sys.argv[1:])
-jax.distributed.shutdown()
-sys.exit(code)
-"""
-  command = workshop.command('cluster', TRAIN_STEPS_RELATIVE=100_000, SAVE_PERIOD=None)
-  process = workshop.start_command([sys.executable, '-c', code, *command[3:]], 'cluster')
-  chaos.wait_until(process, lambda: chaos.steps_on_disk(workshop.folder / 'cluster'))
-  process.send_signal(signal.SIGTERM)  # agreeing on a step takes the service some seconds
-  assert process.wait(timeout=120) == EXIT_CODE, workshop.log('cluster')
-  stopped = chaos.steps_on_disk(workshop.folder / 'cluster')[-1]
-  assert f'Stopped at step {stopped} and saved' in workshop.log('cluster')
 
 
 def test_a_damaged_newest_checkpoint(workshop, expected):

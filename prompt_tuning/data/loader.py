@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data import packing as packing_lib
 from prompt_tuning.data import plan as plan_lib
 from prompt_tuning.data.cache import Cache
+from prompt_tuning.data.packing import PackedBatch, PackedPlan, PackedShape, Packing
 from prompt_tuning.data.plan import Batch, Shape, TrainPlan
 from prompt_tuning.errors import UserError
 
@@ -46,7 +48,7 @@ class TrainLoader:
     read_ahead: batches prepared by a thread; 0 reads when asked.
   """
 
-  def __init__(self, cache: Cache, plan: TrainPlan, read_ahead: int = _READ_AHEAD):
+  def __init__(self, cache: Cache, plan: TrainPlan | PackedPlan, read_ahead: int = _READ_AHEAD):
     import grain
     self.cache = cache
     self.plan = plan
@@ -59,7 +61,7 @@ class TrainLoader:
     return self
 
   def __next__(self) -> Arrays:
-    """The next batch, see `assemble`."""
+    """The next batch, see `assemble` and, of packed rows, `packing.assemble`."""
     return next(self._iterator)
 
   @property
@@ -79,8 +81,8 @@ class TrainLoader:
     return self.index / self.plan.epoch_length
 
   @property
-  def shapes(self) -> tuple[Shape, ...]:
-    """Every (T, L) that a batch can have."""
+  def shapes(self) -> tuple[Shape | PackedShape, ...]:
+    """Every (T, L), of packed batches every (rows, T, L), that a batch can have."""
     return self.plan.buckets
 
   def close(self):
@@ -118,6 +120,7 @@ def for_training(
     *,
     seed: int = 0,
     buckets: Sequence[Shape] | None = None,
+    packing: Packing | None = None,
     remainder: str = 'pad',
     process_index: int = 0,
     process_count: int = 1,
@@ -129,13 +132,18 @@ def for_training(
     batch_size: rows over all hosts.
     seed: of the shuffle.
     buckets: shapes, see plan.choose_buckets.
+    packing: lays the examples of every batch out in packed rows, in place of buckets.
     remainder: what becomes of the rows that do not fill a batch, see plan.epoch_plan.
     process_index: which host this is.
     process_count: number of hosts.
   """
+  options = dict(lengths=cache.lengths, batch_size=batch_size, seed=seed, remainder=remainder)
+  if packing is not None:
+    return TrainLoader(cache, packing_lib.packed_plan(
+        packing, process_index=process_index, process_count=process_count, **options))
   return TrainLoader(cache, TrainPlan(
-      lengths=cache.lengths, buckets=tuple(buckets or buckets_of(cache)), batch_size=batch_size,
-      seed=seed, remainder=remainder, process_index=process_index, process_count=process_count))
+      buckets=tuple(buckets or buckets_of(cache)), process_index=process_index,
+      process_count=process_count, **options))
 
 
 def for_evaluation(
@@ -174,8 +182,10 @@ def buckets_of(cache: Cache, prompt_length: int = 0, max_buckets: int = 6) -> tu
       max_buckets=max_buckets)
 
 
-def read(cache: Cache, batch: Batch) -> Arrays:
-  """Reads and pads the rows of one batch."""
+def read(cache: Cache, batch: Batch | PackedBatch) -> Arrays:
+  """Reads and pads, or packs, the examples of one batch."""
+  if isinstance(batch, PackedBatch):
+    return packing_lib.assemble(cache.tokens(batch.rows[batch.rows >= 0]), batch)
   real = np.flatnonzero(batch.rows >= 0)
   pairs = cache.tokens(batch.rows[real]) if len(real) else []
   return assemble(pairs, real, len(batch.rows), batch.shape)
@@ -216,7 +226,7 @@ def assemble(
 class _Batches:
   """Random access to batch n, as Grain's sources are asked for it."""
 
-  def __init__(self, cache: Cache, plan: TrainPlan):
+  def __init__(self, cache: Cache, plan: TrainPlan | PackedPlan):
     self._cache = cache
     self._plan = plan
 

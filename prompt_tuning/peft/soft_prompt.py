@@ -68,16 +68,32 @@ class SoftPrompt(Method):
     return (*insert(prompt, x, segment_ids, self.placement), None)
 
   def _fill_slots(self, prompt, x, segment_ids, positions):
-    """Packed rows: the packer has left P slots at the head of every segment."""
-    if self.placement != 'prefix':
-      raise UserError(f"Packed rows need the placement 'prefix', not {self.placement!r}.")
-    slots = (positions < self.length) & (segment_ids > 0)
-    rows = prompt[jnp.minimum(positions, self.length - 1)]
+    """Packed rows: the packer has left P free slots in every segment, where the prompt belongs."""
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    tokens = jnp.sum(same, axis=-1, dtype=jnp.int32) - self.length  # of each slot's own segment
+    row = positions - slot_start(self.placement, tokens)
+    slots = (row >= 0) & (row < self.length) & (segment_ids > 0)
+    rows = prompt[jnp.clip(row, 0, self.length - 1)]
     return jnp.where(slots[..., None], rows, x), segment_ids, positions
 
   def initialize(self, rng, backbone, params, encode_text):
     embedding = trees.flatten(params)['token_embedder/embedding']
     return {prompt_init.PROMPT_PATH: self.init(rng, embedding, self.length, encode_text)}
+
+
+def slot_start(placement, tokens):
+  """How many of an example's tokens stand before the prompt.
+
+  Args:
+    placement: one of PLACEMENTS.
+    tokens: number of tokens of each example, an integer array of JAX or NumPy.
+
+  Returns:
+    An array of the same kind.
+  """
+  some = (tokens > 0).astype(tokens.dtype)
+  return {'prefix': tokens * 0, 'after_first': some, 'suffix': tokens,
+          'suffix_before_eos': tokens - some}[placement]
 
 
 def insert(prompt, x, segment_ids, placement):
@@ -100,8 +116,7 @@ def insert(prompt, x, segment_ids, placement):
   if placement == 'prefix':
     return x, segment_ids
   tokens = jnp.sum(segment_ids[:, length:] > 0, axis=1, dtype=jnp.int32)
-  start = {'after_first': jnp.ones_like(tokens), 'suffix': tokens,
-           'suffix_before_eos': jnp.maximum(tokens - 1, 0)}[placement][:, None]
+  start = slot_start(placement, tokens)[:, None]
   slot = jnp.arange(length + inputs, dtype=jnp.int32)[None]
   # Where each output slot is read from [prompt; input]: input, then prompt, then input again.
   source = jnp.where(slot < start, slot + length,

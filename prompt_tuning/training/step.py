@@ -153,23 +153,28 @@ def _global_norm(grads):
 def _metrics(sums, batch):
   """Pairs (sum, weight) by name; the names are explained in metrics.py."""
   one = jnp.float32(1)
-  real, slots = _tokens(batch)
+  real, filled, slots = _tokens(batch)
   return {
       'loss': (sums['loss'], one),
       'z_loss': (sums['z_loss'], one),
       'loss_per_token': (sums['loss_sum'], sums['weight_sum']),
       'accuracy': (sums['correct'], sums['counted']),
-      'padding_share': (slots - real, slots),
+      'padding_share': (slots - filled, slots),
       'examples': (_examples(batch), one),
       'tokens': (real, one),
   }
 
 
 def _tokens(batch):
-  """(tokens that are not padding, slots) of inputs and targets together."""
+  """(tokens, slots that are not padding, slots) of inputs and targets together.
+
+  In packed rows the places of soft prompts are slots, no padding, and hold no token.
+  """
   sides = [batch['encoder_input_tokens'], batch['decoder_target_tokens']]
-  real = sum(jnp.sum(side != 0, dtype=jnp.float32) for side in sides)
-  return real, jnp.float32(sum(side.size for side in sides))
+  used = [batch.get(name, side) for name, side in zip(
+      ('encoder_segment_ids', 'decoder_segment_ids'), sides, strict=True)]
+  count = lambda arrays: sum(jnp.sum(x != 0, dtype=jnp.float32) for x in arrays)  # noqa: E731
+  return count(sides), count(used), jnp.float32(sum(side.size for side in sides))
 
 
 def _examples(batch):

@@ -1,0 +1,77 @@
+"""Packed batches give the loss and the gradient of one example a row, whatever is trained."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contracts.rows import METHODS, backbone, backbone_params, trained
+
+from prompt_tuning import losses
+from prompt_tuning import params as trees
+from prompt_tuning.data import loader, packing
+from prompt_tuning.peft import model as peft_model
+from prompt_tuning.peft.soft_prompt import SoftPrompt
+
+LENGTHS = np.asarray([[7, 3], [2, 1], [5, 4], [1, 2], [9, 3], [4, 4]])
+LAYOUT = dict(shapes=((4, 20, 9),))  # one row more than is needed, and room for padding
+
+
+def examples():
+  rng = np.random.default_rng(0)
+  return [tuple(rng.integers(2, 40, n) for n in lengths) for lengths in LENGTHS]
+
+
+def batches(methods):
+  """The same examples one a row, and packed."""
+  prompt = next((m for m in methods if isinstance(m, SoftPrompt)), None)
+  slots = {} if prompt is None else dict(prompt_length=prompt.length, placement=prompt.placement)
+  packed = packing.Packing(**LAYOUT, **slots).pack(LENGTHS, np.arange(6))
+  order = packed.rows[packed.rows >= 0]
+  assert sorted(order) == list(range(6)) and (packed.rows[:, 1] >= 0).sum() >= 2
+  pairs = examples()
+  return (loader.assemble(pairs, range(6), 6, (9, 4)),
+          packing.assemble([pairs[i] for i in order], packed))
+
+
+def value_and_gradient(model, params, batch, normalizer):
+  trainable, frozen = trees.split(params, model.trainable)
+  factor, weights = losses.loss_normalizer(normalizer, batch)
+
+  @jax.jit
+  @jax.value_and_grad
+  def run(trainable):
+    features = {name: jnp.asarray(x) for name, x in batch.items() if name != 'decoder_loss_weights'}
+    logits = model.apply({'params': trees.merge(trainable, frozen)}, **features)
+    return losses.token_cross_entropy(
+        logits, features['decoder_target_tokens'], weights, z_loss=1e-4)[0] / factor
+  loss, gradient = run(trainable)
+  return float(loss), trees.flatten(gradient)
+
+
+def check(model, params, normalizer=None):
+  single, packed = batches(model.methods)
+  want_loss, want = value_and_gradient(model, params, single, normalizer)
+  loss, gradient = value_and_gradient(model, params, packed, normalizer)
+  assert loss == pytest.approx(want_loss, rel=1e-5)
+  assert want.keys() == gradient.keys() and want
+  for path, leaf in want.items():
+    scale = np.abs(leaf).max()
+    assert scale > 0, path
+    np.testing.assert_allclose(gradient[path], leaf, atol=1e-5 * scale, rtol=0, err_msg=path)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_loss_and_gradient(name):
+  check(peft_model.PeftModel(backbone(), METHODS[name]), trained(name))
+
+
+@pytest.mark.parametrize('normalizer', ['AVERAGE_PER_SEQUENCE', 'NUM_REAL_TARGET_TOKENS', 7.0])
+def test_normalizers(normalizer):
+  check(peft_model.PeftModel(backbone(), METHODS['prompt']), trained('prompt'), normalizer)
+
+
+def test_a_prompt_before_the_end_of_sequence_and_scanned_layers():
+  method = SoftPrompt(length=3, placement='suffix_before_eos')
+  model = peft_model.PeftModel(backbone(scan_layers=True), (method,))
+  check(model, peft_model.initialize(
+      model, jax.random.key(0), trees.stack_layers(backbone_params())))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from prompt_tuning.data import task as task_lib
-from prompt_tuning.data.tasks import demo, glue, nlg, qa, superglue
+from prompt_tuning.data.tasks import demo, glue, nlg, qa, spot, superglue
 from prompt_tuning.errors import UserError
 
 _HEAD = """# Tasks
@@ -34,7 +34,7 @@ _SECTIONS = (
     ('GLUE', glue, r'glue_.*_v200'), ('SuperGLUE', superglue, r'super_glue_.*|dpr_.*'),
     ('Question answering', qa, r'squad_.*|mrqa_.*'),
     ('Generation', nlg, r'xsum_.*|cnn_.*|samsum_.*|e2e_.*|web_nlg_.*|dart_.*'),
-    ('Demo', demo, r'demo_.*'))
+    ('Prompt transfer', spot, r'spot_.*'), ('Demo', demo, r'demo_.*'))
 
 
 class _Names(dict):
@@ -76,9 +76,9 @@ def _inputs(task: task_lib.Task) -> str:
     return f'plain text for {type(task.objective).__name__}'
   lists = {f: [f'{{{f}}}', '…'] for f in ('entities', 'answers', 'triples', 'lexs', 'candidates')}
   numbers = {'label': 1, 'span1_index': 0, 'idx': 0}
-  example = _Names(
-      text='{span1_text} … {span2_text} …', span2_index=2, sentence='{sentence}',
-      detected_answers=[], **numbers, **lists)
+  example = _Names(span2_index=2, detected_answers=[], **numbers, **lists)
+  if 'wsc' in task.name:
+    example['text'] = '{span1_text} … {span2_text} …'
   try:
     inputs = task.preprocess(example)[0]['inputs'].replace('{ ', '{').replace(' }', '}')
     return f'`{inputs.strip()}`'

@@ -73,6 +73,13 @@ def questions(row: Row) -> Iterator[Row]:
     yield _question(row['id'], row['question'], row['context'], row['answers'], row.get('answer'))
 
 
+def nli(row: Row) -> Iterator[Row]:
+  """A row of ANLI, whose labels are letters, or of SNLI, where annotators may have no majority."""
+  key = 'gold_label' if 'gold_label' in row else 'label'
+  names = {'e': 'entailment', 'n': 'neutral', 'c': 'contradiction', '-': -1}
+  yield {**row, key: names.get(row.get(key), row.get(key))}
+
+
 def triples(row: Row) -> Iterator[Row]:
   """An entry of WebNLG's JSON, of DART's, or a flat row."""
   if 'annotations' in row:

@@ -26,7 +26,7 @@ _DECLARATIONS = 'prompt_tuning.data.tasks'  # every module of this package decla
 _MODULES_OF_BUILT_IN_TASKS = frozenset({
     'prompt_tuning.data.glue', 'prompt_tuning.data.glue_transfer', 'prompt_tuning.data.qa',
     'prompt_tuning.data.summarization', 'prompt_tuning.data.super_glue',
-    'prompt_tuning.data.tasks', 't5.data.tasks',
+    'prompt_tuning.data.tasks', 'prompt_tuning.spot.data.tasks', 't5.data.tasks',
     't5.data.mixtures', 't5.data.glue_utils'})
 
 

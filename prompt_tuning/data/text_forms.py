@@ -60,6 +60,19 @@ class Renamed:
 
 
 @dataclasses.dataclass(frozen=True)
+class SingleSpaces:
+  """Another form with runs of white space as one space.
+
+  Attributes:
+    form: the form.
+  """
+  form: Callable[[Example], list[Example]]
+
+  def __call__(self, example: Example) -> list[Example]:
+    return [{**made, 'inputs': _SPACES.sub(' ', made['inputs'])} for made in self.form(example)]
+
+
+@dataclasses.dataclass(frozen=True)
 class MultiRC:
   """A question, one of its answers and the paragraph, without their markup; is the answer right?"""
 

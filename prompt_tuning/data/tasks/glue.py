@@ -10,9 +10,10 @@ from prompt_tuning.data import metrics, text_forms
 from prompt_tuning.data.postprocessors import LabelId, Number, Translated
 from prompt_tuning.data.preprocessors import NamedFields
 from prompt_tuning.data.sources import Layout, TfdsSource
-from prompt_tuning.data.task import Task, register_forms
+from prompt_tuning.data.task import Task, register, register_forms
 
 _VERSIONS = (('v002', '1.0.0'), ('v200', '2.0.0'))
+_DECLARED: dict[str, Task] = {}  # the last version of each
 # Of a task_index_ form; MNLI's parts and its diagnostic examples count as MNLI.
 _INDICES = {name: i for i, name in enumerate(
     ('cola', 'mnli', 'mrpc', 'qnli', 'qqp', 'rte', 'sst2', 'stsb', 'wnli'))}
@@ -53,9 +54,10 @@ def _declare(name: str, layout: Layout, form, metric_fns: tuple, only: tuple[str
   config = name.split('_from_')[0]
   index = _INDICES.get(config, _INDICES['mnli'])
   for version, tfds_version in _VERSIONS:
-    register_forms(Task(
+    _DECLARED[name] = Task(
         name=f'glue_{name}_{version}', preprocess=form, metric_fns=metric_fns,
-        source=TfdsSource(f'glue/{config}:{tfds_version}', layout, only), **options), index)
+        source=TfdsSource(f'glue/{config}:{tfds_version}', layout, only), **options)
+    register_forms(_DECLARED[name], index)
 
 
 _COLA = _layout(
@@ -115,3 +117,16 @@ _declare('mrpc_from_qqp', _MRPC, _MRPC_FORM, _F1_ACCURACY, only=('validation',),
 _declare('qqp_from_mrpc', _QQP, _QQP_FORM, _F1_ACCURACY, only=('validation',),
          postprocess_fn=Translated('equivalent', 'duplicate', LabelId(_QQP.labels)),
          labels=_MRPC.labels)
+
+# The names of prompt transfer (SPoT, https://arxiv.org/abs/2110.07904) for the same tasks, and the
+# splits of MNLI as tasks.
+for _name in ('cola', 'sst2', 'mrpc', 'qqp', 'stsb', 'qnli', 'rte', 'wnli'):
+  register(dataclasses.replace(_DECLARED[_name], name=f'spot_glue_{_name}_v200'))
+for _split, _only, _patterns in (
+    ('train', 'train', _files()['train']),
+    ('validation_matched', 'validation', _MATCHED['validation']),
+    ('validation_mismatched', 'validation', _MISMATCHED['validation'])):
+  register(dataclasses.replace(
+      _DECLARED['mnli'], name=f'spot_glue_mnli_{_split}_v200', eval_split='validation',
+      source=TfdsSource('glue/mnli:2.0.0', dataclasses.replace(_MNLI, files={_only: _patterns}),
+                        (_only,), ((_only, _split),))))

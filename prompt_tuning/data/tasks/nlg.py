@@ -29,14 +29,14 @@ def _columns(*names: str) -> dict[str, tuple[str, ...]]:
 
 # Summaries (https://arxiv.org/abs/1808.08745, https://arxiv.org/abs/1506.03340,
 # https://arxiv.org/abs/1911.12237), under the names of T5 and google-research/prompt-tuning.
-_SAMSUM = Layout(
+SAMSUM = Layout(
     folders=('SAMSum', 'samsum'), collections=('nlg',), files=_files(),
     columns=_columns('dialogue', 'summary'), header=('summary', 'dialogue'))
 for _name, _source, _article, _summary in (
     ('xsum_v110', TfdsSource('xsum:1.1.0'), 'document', 'summary'),
     ('cnn_dailymail_v002', TfdsSource('cnn_dailymail:3.4.0'), 'article', 'highlights'),
     ('cnn_dailymail_v310', TfdsSource('cnn_dailymail:3.1.0'), 'article', 'highlights'),
-    ('samsum_v100', TfdsSource('samsum:1.0.0', _SAMSUM), 'dialogue', 'summary')):
+    ('samsum_v100', TfdsSource('samsum:1.0.0', SAMSUM), 'dialogue', 'summary')):
   register(Task(
       name=_name, source=_source, preprocess=text_forms.Prefixed('summarize:', _article, _summary),
       metric_fns=(metrics.Rouge(),)))

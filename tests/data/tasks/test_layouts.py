@@ -213,3 +213,34 @@ def test_a_dataset_that_is_files_alone():
   for use in (lambda t: t.splits, lambda t: list(t.examples('train'))):
     with pytest.raises(UserError, match='The dataset E2E .* Set DATA_DIR .* trainset.csv, devset'):
       use(task.get('e2e_nlg_v001'))
+
+
+def test_nli_of_prompt_transfer(tmp_path):
+  write(tmp_path / 'anli_v1.0' / 'R2' / 'dev.jsonl', lines(
+      {'uid': 'u', 'context': 'a  b', 'hypothesis': 'c\nd', 'label': 'n'}))
+  assert read('spot_anli_r2_v010', tmp_path, 'validation') == [
+      ('anli_r2 hypothesis: c d context: a b', 'neutral')]
+  row = {'sentence1': 'a', 'sentence2': 'b'}
+  write(tmp_path / 'snli_1.0' / 'snli_1.0_test.jsonl', lines(
+      {**row, 'gold_label': 'contradiction'}, {**row, 'gold_label': '-'}))
+  assert read('spot_snli_v110', tmp_path, 'test') == [
+      ('snli hypothesis: b premise: a', 'contradiction'),
+      ('snli hypothesis: b premise: a', '<unk>')]
+
+
+def test_the_parts_of_mnli_under_their_names_of_prompt_transfer(tmp_path):
+  row = 'sentence1\tsentence2\tgold_label\na\tb\tneutral\n'
+  write(tmp_path / 'MNLI' / 'train.tsv', row)
+  write(tmp_path / 'MNLI' / 'dev_mismatched.tsv', row)
+  for name, split in (('train', 'train'), ('validation_mismatched', 'validation')):
+    assert read(f'spot_glue_mnli_{name}_v200', tmp_path, split) == [
+        ('mnli hypothesis: b premise: a', 'neutral')]
+  assert task.get('spot_glue_mnli_validation_matched_v200').source.renamed == (
+      ('validation', 'validation_matched'),)
+  assert read('spot_glue_rte_v200', write_rte(tmp_path), 'train') == [
+      ('rte sentence1: a sentence2: b', 'entailment')]
+
+
+def write_rte(folder):
+  write(folder / 'RTE' / 'train.tsv', 'sentence1\tsentence2\tlabel\na\tb\tentailment\n')
+  return folder

@@ -2,21 +2,26 @@
 
 import dataclasses
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Mapping
 
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.data import cache as cache_lib
-from prompt_tuning.data import loader, overlap
+from prompt_tuning.data import loader, overlap, packing
 from prompt_tuning.data.task import Task
 from prompt_tuning.data.tasks import local_text
 from prompt_tuning.errors import UserError
 from prompt_tuning.evaluation import evaluator
+from prompt_tuning.losses import LossConfig
+from prompt_tuning.peft.soft_prompt import SoftPrompt
 
 log = logging.getLogger(__name__)
 
 _MEASURED = 32  # examples that tell the metrics' names; some metrics need more than one
+_MEASURED_BATCHES = 64  # batches that tell what padding costs
+_PACKING_PAYS = 0.9  # of the FLOPs: masks and position biases of a packed row are not counted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,8 @@ class DataConfig:
     cache_dir: folder of all caches; None: the run's own.
     seed: of the order of the training examples.
     max_buckets: most padded lengths, each of which is compiled once.
+    packing: whether training batches are packed: True, False, or 'auto', where that saves a tenth
+      of the FLOPs that buckets take.
     remainder: of an epoch's rows that fill no batch: 'pad' or 'drop'.
   """
 
@@ -39,6 +46,7 @@ class DataConfig:
   cache_dir: str | None = None
   seed: int = 0
   max_buckets: int = 6
+  packing: bool | str = 'auto'
   remainder: str = 'pad'
 
   def __post_init__(self):
@@ -50,6 +58,8 @@ class DataConfig:
       raise UserError(f'TASK_FEATURE_LENGTHS is {self.feature_lengths!r}: give whole numbers from '
                       "1 on for both, as in {'inputs': 256, 'targets': 16}.")
     config_lib.check_range('MAX_BUCKETS', self.max_buckets, 1)
+    if self.packing not in (True, False, 'auto'):
+      raise UserError(f"PACKING is {self.packing!r}; allowed: True, False, 'auto'.")
     config_lib.check_range('RANDOM_SEED', self.seed, 0, 2**32 - 1)
 
 
@@ -95,6 +105,59 @@ def cache(config: DataConfig, split: str, vocabulary, folder: str | None) -> cac
 def buckets(config: DataConfig, cache: cache_lib.Cache, prompt_length: int):
   """The padded shapes of a cache's batches; `prompt_length` rows are added to each."""
   return loader.buckets_of(cache, prompt_length=prompt_length, max_buckets=config.max_buckets)
+
+
+def training_batches(
+    config: DataConfig, cache: cache_lib.Cache, model, batch_size: int, loss: LossConfig,
+    num_microbatches: int) -> loader.TrainLoader:
+  """The training batches: of like lengths, or packed; says which, and what padding costs.
+
+  Args:
+    config: the configuration.
+    cache: of the training split.
+    model: cli.model.Model.
+    batch_size: examples of a batch.
+    loss: of the run.
+    num_microbatches: parts that the rows of a batch are divided into.
+
+  Raises:
+    UserError: packing is asked for with a loss that counts padding.
+  """
+  options = dict(seed=config.seed, remainder=config.remainder)
+  length = model.prompt_length
+  bucketed = loader.for_training(
+      cache, batch_size, buckets=buckets(config, cache, length), **options)
+  counts_padding = loss.loss_normalizing_factor == 'NUM_TOTAL_TARGET_TOKENS'
+  if config.packing is True and counts_padding:
+    raise UserError(
+        "PACKING is True and LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS', which divides by a "
+        "number of slots that packing changes: give 'NUM_REAL_TARGET_TOKENS', or PACKING=False.")
+  if not config.packing or counts_padding:
+    return bucketed
+  cost = packing.row_cost(model.peft.backbone.config)
+  placement = next((method.placement for method in model.peft.methods
+                    if isinstance(method, SoftPrompt)), 'prefix')
+  layout = packing.choose_packing(
+      cache.lengths, batch_size, cost, prompt_length=length, placement=placement,
+      max_shapes=config.max_buckets, row_multiple=math.lcm(num_microbatches,
+                                                           model.mesh.shape['data']))
+  packed = loader.for_training(cache, batch_size, packing=layout, **options)
+  wasted = [packing.wasted_flops(cache.lengths, _first_batches(batches), cost, length)
+            for batches in (bucketed, packed)]
+  spent = [1 / (1 - share) for share in wasted]
+  use_packed = config.packing is True or spent[1] < _PACKING_PAYS * spent[0]
+  log.info('FLOPs spent on padding: %.0f %% in buckets, %.0f %% packed (with what neighbours in a '
+           'row cost each other). Batches are %s (PACKING=%s).', *(100 * share for share in wasted),
+           'packed' if use_packed else 'padded to buckets', config.packing)
+  chosen, other = (packed, bucketed) if use_packed else (bucketed, packed)
+  other.close()
+  return chosen
+
+
+def _first_batches(batches: loader.TrainLoader):
+  """Batches of the first epoch, enough to measure."""
+  plan = batches.plan
+  return [plan[n] for n in range(min(plan.epoch_length, _MEASURED_BATCHES))]
 
 
 def _folder(config: DataConfig, folder: str | None) -> pathlib.Path:

@@ -25,7 +25,6 @@ from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import interruption as interruption_lib
 from prompt_tuning.cli import model as model_lib
-from prompt_tuning.data import loader as loader_lib
 from prompt_tuning.decoding.generate import DecodeConfig
 from prompt_tuning.errors import UserError
 from prompt_tuning.losses import LossConfig
@@ -113,9 +112,8 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
   interruption = interruption_lib.Interruption()
   model = model_lib.load(config.model, config.data.task.labels)
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
-  loader = loader_lib.for_training(
-      cache, config.batch_size, seed=config.data.seed, remainder=config.data.remainder,
-      buckets=data_lib.buckets(config.data, cache, model.prompt_length))
+  loader = data_lib.training_batches(
+      config.data, cache, model, config.batch_size, config.loss, config.num_microbatches)
   evaluate = evaluation.Evaluation(
       model, config.data, config.decode, config.eval_batch_size, config.eval_steps, folder=folder,
       output=folder / 'predictions', loss=config.loss, seed=config.seed,
@@ -246,7 +244,7 @@ def _log_plan(config, model, loader, trainable, frozen, first_step, last_step):
            100 * count / total)
   log.info('Steps %d to %d, %d batches of %d an epoch, shapes %s.', first_step, last_step,
            loader.plan.epoch_length, config.batch_size,
-           ', '.join(f'{t}x{l}' for t, l in loader.shapes))
+           ', '.join('x'.join(map(str, shape)) for shape in loader.shapes))
   if first_step:
     log.info("Schedule and Adafactor's decay count from step %d (%s); ADAFACTOR_STEP_OFFSET "
              'restarts the decay.', first_step,

@@ -60,14 +60,19 @@ class MeanMulticlassF1:
 
 @dataclasses.dataclass(frozen=True)
 class Matthews:
-  """Matthews correlation of two classes; one constant side gives 0."""
+  """Matthews correlation; a constant side gives 0, an invalid prediction is a class of its own.
+
+  https://doi.org/10.1016/j.compbiolchem.2004.09.006 for more than two classes.
+  """
 
   def __call__(self, targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
     t, p = np.asarray(targets), np.asarray(predictions)
-    p = np.where((p == 0) | (p == 1), p, 1 - t)
-    spread = t.std() * p.std()
-    value = float(np.mean((t - t.mean()) * (p - p.mean())) / spread) if spread else 0.0
-    return {'matthews_corrcoef': 100.0 * value}
+    classes = np.union1d(t, p)
+    there, found = (np.sum(side[:, None] == classes, axis=0).astype(float) for side in (t, p))
+    count = float(len(t))
+    spread = np.sqrt((count**2 - there @ there) * (count**2 - found @ found))
+    value = (count * float(np.sum(t == p)) - there @ found) / spread if spread else 0.0
+    return {'matthews_corrcoef': 100.0 * float(value)}
 
 
 def pearson(targets: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:

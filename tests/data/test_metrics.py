@@ -48,8 +48,9 @@ def test_f1_equals_scikit_learn():
   rng = np.random.default_rng(0)
   t, p = rng.integers(0, 2, 200), rng.integers(0, 2, 200)
   assert metrics.f1(t, p)['f1'] == pytest.approx(100 * f1_score(t, p))
-  assert metrics.Matthews()(t, p)['matthews_corrcoef'] == pytest.approx(
-      100 * matthews_corrcoef(t, p))
+  for predictions in (p, rng.integers(-1, 2, 200)):  # -1 is an invalid one
+    assert metrics.Matthews()(t, predictions)['matthews_corrcoef'] == pytest.approx(
+        100 * matthews_corrcoef(t, predictions))
   assert metrics.Matthews()([1, 1], [0, 1])['matthews_corrcoef'] == 0.0
   t, p = rng.integers(0, 4, 200), rng.integers(-1, 4, 200)
   assert metrics.MeanMulticlassF1(4)(t, p)['mean_4class_f1'] == pytest.approx(

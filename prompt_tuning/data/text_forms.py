@@ -176,15 +176,17 @@ class QuestionAndContext:
 
   Attributes:
     context: False asks without the passage.
+    detected: False takes the first of the `answers` as the target in any case.
   """
   context: bool = True
+  detected: bool = True
 
   def __call__(self, example: Example) -> list[Example]:
     question, context = (
         pad_punctuation(field_text(example, f, 'This task')) for f in ('question', 'context'))
     answers = [pad_punctuation(answer) for answer in _texts(example, 'answers')]
-    found = _texts(example, 'detected_answers')
-    if example.get('answer'):
+    found = _texts(example, 'detected_answers') if self.detected else []
+    if self.detected and example.get('answer'):
       found = [field_text(example, 'answer', 'This task')]
     targets = [*map(pad_punctuation, found), *answers, UNLABELLED]
     inputs = (f'question: {question} context: {context}' if self.context

@@ -169,5 +169,7 @@ def test_lists_of_texts():
     assert form({**row, 'answers': answers})[0]['targets'] == wanted
   assert form({**row, 'answers': ['a'], 'detected_answers': {'text': ['b']}})[0]['targets'] == 'b'
   assert form({**row, 'answers': ['a'], 'answer': 'c'})[0]['targets'] == 'c'
+  first = task.get('spot_mrqa_news_qa_v100').preprocess
+  assert first({**row, 'answers': ['a'], 'answer': 'c'})[0]['targets'] == 'a'
   with pytest.raises(UserError, match="'answers' is 'a'; a list of texts"):
     form({**row, 'answers': 'a'})

@@ -48,9 +48,9 @@ def _mrqa_files(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
           for split, given in patterns.items()}
 
 
-def _declare(name: str, source: TfdsSource, context: bool = True):
+def _declare(name: str, source: TfdsSource, **form):
   register(Task(
-      name=name, source=source, preprocess=text_forms.QuestionAndContext(context),
+      name=name, source=source, preprocess=text_forms.QuestionAndContext(**form),
       postprocess_fn=Answers(), metric_fns=(metrics.squad,)))
 
 
@@ -60,8 +60,10 @@ _SQUAD = TfdsSource('squad/v1.1:3.0.0', _layout(
 _declare('squad_v010_allanswers', _SQUAD)
 _declare('squad_v010_context_free', _SQUAD, context=False)
 for _name, (_config, _names) in _IN_DOMAIN.items():
-  _declare(f'mrqa_{_name}_v001', TfdsSource(
-      f'mrqa/{_config}:1.0.0', _layout(('mrqa', 'MRQA'), _mrqa_files(_names))))
+  _source = TfdsSource(f'mrqa/{_config}:1.0.0', _layout(('mrqa', 'MRQA'), _mrqa_files(_names)))
+  _declare(f'mrqa_{_name}_v001', _source)
+  # As a source of prompt transfer (SPoT, https://arxiv.org/abs/2110.07904).
+  _declare(f'spot_mrqa_{_config}_v100', _source, detected=False)
 for _name, (_config, _names) in _OUT_OF_DOMAIN.items():
   _declare(f'mrqa_{_name}_v001', TfdsSource(
       f'mrqa/{_config}:1.0.0', _layout(('mrqa', 'MRQA'), _mrqa_files(_names)),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data import files
+from prompt_tuning.data import files, xml_rows
 from prompt_tuning.errors import UserError, excerpt, listed
 
 log = logging.getLogger(__name__)
@@ -249,8 +249,11 @@ class FolderSource(Source):
 
   def _rows(self, path: str) -> Rows:
     """(place, flat row); rows that stand in one row of the file are numbered."""
-    rows = files.read_rows(path, skip_short_rows=self.layout.skip_short_rows,
-                           header=self.layout.header, list_in=self.layout.list_in)
+    if path.removesuffix('.gz').endswith('.xml'):
+      rows = xml_rows.read_entries(path)
+    else:
+      rows = files.read_rows(path, skip_short_rows=self.layout.skip_short_rows,
+                             header=self.layout.header, list_in=self.layout.list_in)
     if self.layout.flatten is None:
       yield from rows
       return

@@ -56,7 +56,7 @@ register(Task(
 # Triples (https://aclanthology.org/W17-3518, https://arxiv.org/abs/2007.02871).
 _TRIPLES = Layout(
     folders=('WebNLG', 'web_nlg', 'webnlg'), collections=('nlg',),
-    files=_files(test=('testdata_with_lex.jsonl',)), list_in='entries',
+    files=_files(test=('testdata_with_lex.xml',)), list_in='entries',
     columns=_columns('triples', 'lexs'), kinds={'triples': list, 'lexs': list},
     flatten=nested_rows.triples)
 _DART = dataclasses.replace(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.data import files, sources, task
+from prompt_tuning.data import lines as lines_lib
 from prompt_tuning.errors import UserError
 
 
@@ -181,6 +182,43 @@ def test_web_nlg(tmp_path):
   assert targets[0] == {'value': ['x', 'y'], 'group': 0} and targets[2]['group'] == 1
   predictions = [found.postprocess_fn(text) for text in ('y', 'no', 'no', 'x')]
   assert found.metrics(targets, predictions)['rouge1'] == 50.0  # firsts of the two groups
+
+
+XML = '''<?xml version='1.0' encoding='UTF-8'?>
+<benchmark><entries>
+  <entry category="c" eid="Id1" size="1">
+    <originaltripleset><otriple>A | is | B@en</otriple></originaltripleset>
+    <modifiedtripleset><mtriple>A | is | B</mtriple><mtriple>B | has | é</mtriple>
+    </modifiedtripleset>
+    <lex comment="good" lid="Id1"> x &amp; y </lex><lex>z</lex>
+  </entry>
+</entries></benchmark>'''
+
+
+def test_web_nlg_as_xml(tmp_path, monkeypatch):
+  file = tmp_path / 'testdata_with_lex.xml.gz'
+  write(file, XML)
+  inputs = 'web_nlg: A | is | B && B | has | é'
+  assert read('web_nlg_v001', tmp_path, 'test') == [(inputs, 'x & y'), (inputs, 'z')]
+  for content, match in (
+      (XML[:-5], 'xml.gz:9: not valid XML: '), ('<a></b>', 'xml.gz:1: not valid XML: mismatched'),
+      ('', 'not valid XML'), ('<a/>', 'expected <entry> elements')):
+    write(file, content)
+    with pytest.raises(UserError, match=match):
+      read('web_nlg_v001', tmp_path, 'test')
+  write(file, XML.replace(' x ', ' x ' * 100))
+  monkeypatch.setattr(lines_lib, '_PIECE', 50)
+  monkeypatch.setattr(lines_lib, 'MAX_ROW', 400)
+  with pytest.raises(UserError, match='xml.gz:entry 1: a row of more than 400 characters'):
+    read('web_nlg_v001', tmp_path, 'test')
+
+
+def test_entities_of_xml_do_not_fill_the_memory(tmp_path):
+  entities = ''.join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
+  write(tmp_path / 'testdata_with_lex.xml',
+        f'<!DOCTYPE a [<!ENTITY e0 "{"x" * 100}">{entities}]><a>&e11;</a>')
+  with pytest.raises(UserError, match='not valid XML: limit on input amplification'):
+    read('web_nlg_v001', tmp_path, 'test')
 
 
 def test_dart(tmp_path):

@@ -19,7 +19,7 @@ from prompt_tuning.peft import soft_prompt
 PackedShape = tuple[int, int, int]  # (rows, input slots of a row, target slots of a row)
 RowCost = Callable[[int, int], float]  # (input slots, target slots) of a row -> FLOPs
 
-_INPUTS_MULTIPLE, _TARGETS_MULTIPLE = 8, 4
+_INPUTS_MULTIPLE, _TARGETS_MULTIPLE = 8, 2
 _WIDTHS = 16  # row lengths that are tried, from the longest example to so many times the mean one:
 _EXAMPLES_A_ROW = 8
 _SAMPLED_EXAMPLES, _SAMPLED_BATCHES = 1024, (4, 32)  # packed to choose shapes; fewest, most

@@ -36,7 +36,7 @@ def choose_buckets(
     prompt_length: int = 0,
     max_buckets: int = 6,
     multiple: int = 8,
-    targets_multiple: int = 4,
+    targets_multiple: int = 2,
     min_gain: float = 0.03,
 ) -> tuple[Shape, ...]:
   """Chooses the padded shapes that waste least on these lengths.

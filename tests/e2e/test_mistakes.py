@@ -100,7 +100,7 @@ ROW = '{"text": "a", "label": "yes"}\n'
 
 
 # The good row stands first, so that only reading all of a file finds the mistake.
-@pytest.mark.parametrize(('name', 'content', 'words'), [
+FILES = [
     ('x.jsonl', '', ('x.jsonl', 'no rows')),
     ('x.jsonl', ROW + '{"text": \n', ('x.jsonl:2', 'JSON', 'column 9')),
     ('x.jsonl', ROW + '["a"]\n', ('x.jsonl:2', 'expected a JSON object', '["a"]')),
@@ -118,7 +118,7 @@ ROW = '{"text": "a", "label": "yes"}\n'
     ('x.jsonl', ROW + '{"text": "a\0"}\n', ('x.jsonl:2', 'NUL', 'position 11')),
     ('x.jsonl', ROW * 2 + '{"text": "' + 'x' * 2**24, ('x.jsonl:3', 'more than 16,777,216')),
     ('x.json', f'[{ROW}, {{"text": 3}}]', ('x.json:2:3', "'label'", "'text'")),
-    ('x.jsonl.gz', gzip.compress(ROW.encode() * 9)[:-9], ('x.jsonl.gz:', 'gzip file is broken')),
+    ('x.jsonl.gz', gzip.compress(ROW.encode() * 9, mtime=0)[:-9], ('x.jsonl.gz:', 'gzip file is broken')),
     ('x.jsonl.gz', ROW, ('x.jsonl.gz:1', 'gzip file is broken', 'Not a gzipped file')),
     ('x.tsv', 'text\tlabel\n', ('x.tsv', 'nothing after the line of column names')),
     ('x.tsv', 'text\tlabel\na\tyes\nb\n', ('x.tsv:3', 'found 1, expected 2', "'text', 'label'")),
@@ -127,7 +127,12 @@ ROW = '{"text": "a", "label": "yes"}\n'
     ('x.csv', 'text,label\na,yes\n"b,yes\n', ('x.csv:3', 'never closed')),
     ('x.csv', 'text;label\na;yes\n', ('x.csv:1', 'semicolon', 'commas')),
     ('x.xlsx', 'PK', ('x.xlsx', '.csv')),
-])
+]
+
+
+# Named by their messages: contents are megabytes, and a gzip file holds the time it was made.
+@pytest.mark.parametrize(('name', 'content', 'words'), FILES,
+                         ids=[' '.join(words[:2]) for _, _, words in FILES])
 @pytest.mark.parametrize('macro', ['TRAIN_FILE', 'EVAL_FILE'])
 def test_files(name, content, words, macro, train_argv, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(model, 'load', lambda *unused: pytest.fail('the model was loaded first'))

@@ -23,7 +23,8 @@ THEIRS = {
     ({'BATCH_SIZE': '16'}, ['BATCH_SIZE: 8 there, 16 here']),
     ({'train.TrainConfig.batch_size': '16'},
      ['train.TrainConfig.batch_size: 8 there, 16 here']),
-    ({'optimizer.adafactor.beta1': '0.9'}, ['optimizer.adafactor.beta1: absent there, 0.9 here']),
+    # Of what gin does not know, no default is known.
+    ({'unknown.function.beta1': '0.9'}, ['unknown.function.beta1: absent there, 0.9 here']),
     ({'NEW': '1'}, []),  # nothing uses it
     ({'train.TrainConfig.batch_size': '8'}, []),
 ])

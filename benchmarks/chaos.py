@@ -30,7 +30,7 @@ MOMENTS = ('start', 'train', 'save', 'save')
 # What tells when something was, or how fast.
 CLOCKS = ('time', 'train/examples_per_second', 'train/tokens_per_second', 'train/steps_per_second')
 
-_MODEL = """\
+MODEL = """\
 from __gin__ import dynamic_registration
 
 from prompt_tuning.models import t5
@@ -66,7 +66,7 @@ class Workshop:
     """Makes what is not there yet: model, examples, a first run that compiles, and `unkilled`."""
     if (self.folder / 'unkilled').exists():
       return
-    (self.folder / 'tiny.gin').write_text(_MODEL)
+    (self.folder / 'tiny.gin').write_text(MODEL)
     for name, count in (('train', 40), ('dev', 8)):
       rows = [{'text': f'{i} ' + 'so ' * (i % 5 * 10), 'label': ('no', 'yes')[i % 2]}
               for i in range(count)]

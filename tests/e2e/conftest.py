@@ -6,24 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-TINY = """\
-from __gin__ import dynamic_registration
-
-from prompt_tuning.models import t5
-
-include 'models/family/t5_1_1.gin'
-
-VOCABULARY = 'bytes'
-
-t5.T5Config:
-  vocab_size = 384
-  emb_dim = 32
-  num_heads = 2
-  head_dim = 16
-  mlp_dim = 64
-  num_encoder_layers = 1
-  num_decoder_layers = 1
-"""
+from benchmarks import chaos
 
 
 def write_rows(path: pathlib.Path, rows):
@@ -34,12 +17,23 @@ def write_rows(path: pathlib.Path, rows):
 def folder(tmp_path_factory):
   """tiny.gin, train.jsonl and dev.jsonl: reviews of one length, one word tells the label."""
   folder = tmp_path_factory.mktemp('e2e')
-  (folder / 'tiny.gin').write_text(TINY)
+  (folder / 'tiny.gin').write_text(chaos.MODEL)
   rng = np.random.default_rng(0)
   rows = [{'text': f'{word} {rng.integers(100, 999)}', 'label': label}
           for word, label in [('fine', 'yes'), ('poor', 'no')] * 12]
   write_rows(folder / 'train.jsonl', rows[:16])
   write_rows(folder / 'dev.jsonl', rows[16:])
+  return folder
+
+
+@pytest.fixture(scope='session')
+def texts(tmp_path_factory):
+  """train.jsonl and dev.jsonl with examples of 20 to 140 bytes, enough for four padded lengths."""
+  folder = tmp_path_factory.mktemp('texts')
+  for name, count in (('train', 40), ('dev', 6)):
+    write_rows(folder / f'{name}.jsonl', [
+        {'text': f'{i} ' + 'so ' * (i % 5 * 10), 'label': ('no', 'yes')[i % 2]}
+        for i in range(count)])
   return folder
 
 

@@ -11,17 +11,6 @@ from prompt_tuning.cli import main
 EQUAL = ('train/loss', 'train/accuracy', 'train/grad_norm', 'train/examples', 'train/tokens')
 
 
-@pytest.fixture(scope='module')
-def texts(tmp_path_factory):
-  """Examples of 20 to 140 bytes."""
-  folder = tmp_path_factory.mktemp('packing')
-  for name, count in (('train', 40), ('dev', 6)):
-    rows = [{'text': f'{i} ' + 'so ' * (i % 5 * 10), 'label': ('no', 'yes')[i % 2]}
-            for i in range(count)]
-    (folder / f'{name}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  return folder
-
-
 def test_packing_changes_nothing_but_the_rows(train_argv, texts, tmp_path, capsys):
   def run(name, steps=4, **options):
     assert main.main(train_argv(

@@ -3,24 +3,10 @@
 import json
 
 import numpy as np
-import pytest
 
+from benchmarks import chaos
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.cli import main
-
-# What tells how fast a run was, or when; everything else has to be equal.
-CLOCKS = ('time', 'train/examples_per_second', 'train/tokens_per_second', 'train/steps_per_second')
-
-
-@pytest.fixture(scope='module')
-def texts(tmp_path_factory):
-  """Examples of 20 to 140 bytes, enough for four padded lengths."""
-  folder = tmp_path_factory.mktemp('buckets')
-  for name, count in (('train', 40), ('dev', 6)):
-    rows = [{'text': f'{i} ' + 'so ' * (i % 5 * 10), 'label': ('no', 'yes')[i % 2]}
-            for i in range(count)]
-    (folder / f'{name}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  return folder
 
 
 def test_stopped_run_equals_whole_run(train_argv, texts, tmp_path, capsys):
@@ -34,7 +20,7 @@ def test_stopped_run_equals_whole_run(train_argv, texts, tmp_path, capsys):
   run('stopped', 4)
   run('stopped', 8)
   assert 'shapes 40x4, 72x4, 104x4, 136x4.' in capsys.readouterr().err
-  rows = [[{name: value for name, value in json.loads(line).items() if name not in CLOCKS}
+  rows = [[{name: value for name, value in json.loads(line).items() if name not in chaos.CLOCKS}
            for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()]
           for name in ('whole', 'stopped')]
   assert [row['step'] for row in rows[0]] == [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]

@@ -11,12 +11,10 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks import chaos
 from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import prompt_file, restore
 from prompt_tuning.cli import config, main
-
-# What tells how fast a run was, or when; everything else has to be equal.
-CLOCKS = ('time', 'train/examples_per_second', 'train/tokens_per_second', 'train/steps_per_second')
 
 
 def records(path):
@@ -156,7 +154,7 @@ def test_asked_to_stop_in_an_evaluation(train_argv, folder, tmp_path, monkeypatc
   assert not (run / 'predictions').exists()
   assert [row['step'] for row in records(run / 'metrics.jsonl')] == [2, 4]
   assert main.main(argv(run)) == 0
-  rows = [[{name: value for name, value in row.items() if name not in CLOCKS}
+  rows = [[{name: value for name, value in row.items() if name not in chaos.CLOCKS}
            for row in records(model_dir / 'metrics.jsonl')] for model_dir in (whole, run)]
   assert len(rows[0]) == 6 and rows[0] == rows[1]
 
@@ -244,7 +242,7 @@ def test_eval_of_a_run_on_another_task(whole, tmp_path, capsys):
 
 
 def test_resumed_run_equals_whole_run(whole, resumed):
-  rows = [[{name: value for name, value in row.items() if name not in CLOCKS}
+  rows = [[{name: value for name, value in row.items() if name not in chaos.CLOCKS}
            for row in records(run / 'metrics.jsonl')] for run in (whole, resumed)]
   assert len(rows[0]) == 6
   assert rows[0] == rows[1]

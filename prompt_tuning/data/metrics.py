@@ -128,10 +128,7 @@ class MeanOverGroups:
   metric: Metric
 
   def __call__(self, targets: Sequence[Mapping], predictions: Sequence[Mapping]):
-    groups: dict[Any, list] = {}
-    for target, prediction in zip(targets, predictions, strict=True):
-      groups.setdefault(_group(target), []).append((target['value'], prediction['value']))
-    results = [self.metric(*zip(*pairs, strict=True)) for pairs in groups.values()]
+    results = [self.metric(*zip(*pairs, strict=True)) for pairs in _groups(targets, predictions)]
     return {name: float(np.mean([r[name] for r in results])) for name in (results or [{}])[0]}
 
 
@@ -145,11 +142,8 @@ class FirstOfGroup:
   metric: Metric
 
   def __call__(self, targets: Sequence[Mapping], predictions: Sequence[Mapping]):
-    firsts: dict[Any, tuple] = {}
-    for target, prediction in zip(targets, predictions, strict=True):
-      firsts.setdefault(_group(target), (target['value'], prediction['value']))
-    pairs = list(firsts.values())
-    return self.metric([t for t, _ in pairs], [p for _, p in pairs])
+    firsts = [pairs[0] for pairs in _groups(targets, predictions)]
+    return self.metric([t for t, _ in firsts], [p for _, p in firsts])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,12 +156,9 @@ class AllOfGroup:
   metric: Metric
 
   def __call__(self, targets: Sequence[Mapping], predictions: Sequence[Mapping]):
-    references: dict[Any, list] = {}
-    firsts: dict[Any, Any] = {}
-    for target, prediction in zip(targets, predictions, strict=True):
-      references.setdefault(_group(target), []).append(target['value'])
-      firsts.setdefault(_group(target), prediction['value'])
-    return self.metric(list(references.values()), list(firsts.values()))
+    groups = _groups(targets, predictions)
+    return self.metric([[t for t, _ in pairs] for pairs in groups],
+                       [pairs[0][1] for pairs in groups])
 
 
 def bleu(targets: Sequence[str | Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
@@ -282,10 +273,14 @@ def _values(grouped: Sequence[Mapping]) -> list:
   return [item['value'] for item in grouped]
 
 
-def _group(target: Mapping) -> Any:
-  """What names a group, as a key."""
-  group = target['group']
-  return tuple(group) if isinstance(group, list) else group
+def _groups(targets: Sequence[Mapping], predictions: Sequence[Mapping]) -> list[list[tuple]]:
+  """(target's value, prediction's value) of every example, those of a group together."""
+  groups: dict[Any, list[tuple]] = {}
+  for target, prediction in zip(targets, predictions, strict=True):
+    name = target['group']
+    key = tuple(name) if isinstance(name, list) else name
+    groups.setdefault(key, []).append((target['value'], prediction['value']))
+  return list(groups.values())
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

@@ -125,7 +125,7 @@ def training_batches(
   """
   options = dict(seed=config.seed, remainder=config.remainder)
   length = model.prompt_length
-  bucketed = loader.for_training(
+  bucketed = loader.training_plan(
       cache, batch_size, buckets=buckets(config, cache, length), **options)
   counts_padding = loss.loss_normalizing_factor == 'NUM_TOTAL_TARGET_TOKENS'
   if config.packing is True and counts_padding:
@@ -133,7 +133,7 @@ def training_batches(
         "PACKING is True and LOSS_NORMALIZING_FACTOR 'NUM_TOTAL_TARGET_TOKENS', which divides by a "
         "number of slots that packing changes: give 'NUM_REAL_TARGET_TOKENS', or PACKING=False.")
   if not config.packing or counts_padding:
-    return bucketed
+    return loader.TrainLoader(cache, bucketed)
   cost = packing.row_cost(model.peft.backbone.config)
   placement = next((method.placement for method in model.peft.methods
                     if isinstance(method, SoftPrompt)), 'prefix')
@@ -141,22 +141,19 @@ def training_batches(
       cache.lengths, batch_size, cost, prompt_length=length, placement=placement,
       max_shapes=config.max_buckets, row_multiple=math.lcm(num_microbatches,
                                                            model.mesh.shape['data']))
-  packed = loader.for_training(cache, batch_size, packing=layout, **options)
-  wasted = [packing.wasted_flops(cache.lengths, _first_batches(batches), cost, length)
-            for batches in (bucketed, packed)]
+  packed = loader.training_plan(cache, batch_size, packing=layout, **options)
+  wasted = [packing.wasted_flops(cache.lengths, _first_batches(plan), cost, length)
+            for plan in (bucketed, packed)]
   spent = [1 / (1 - share) for share in wasted]
   use_packed = config.packing is True or spent[1] < _PACKING_PAYS * spent[0]
   log.info('FLOPs spent on padding: %.0f %% in buckets, %.0f %% packed (with what neighbours in a '
            'row cost each other). Batches are %s (PACKING=%s).', *(100 * share for share in wasted),
            'packed' if use_packed else 'padded to buckets', config.packing)
-  chosen, other = (packed, bucketed) if use_packed else (bucketed, packed)
-  other.close()
-  return chosen
+  return loader.TrainLoader(cache, packed if use_packed else bucketed)
 
 
-def _first_batches(batches: loader.TrainLoader):
+def _first_batches(plan):
   """Batches of the first epoch, enough to measure."""
-  plan = batches.plan
   return [plan[n] for n in range(min(plan.epoch_length, _MEASURED_BATCHES))]
 
 

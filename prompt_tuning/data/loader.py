@@ -114,7 +114,12 @@ class EvalLoader:
           tuple(next(records) if row >= 0 else None for row in batch.rows))
 
 
-def for_training(
+def for_training(cache: Cache, batch_size: int, **options) -> TrainLoader:
+  """Training batches of a cache; `options` are those of `training_plan`."""
+  return TrainLoader(cache, training_plan(cache, batch_size, **options))
+
+
+def training_plan(
     cache: Cache,
     batch_size: int,
     *,
@@ -124,8 +129,8 @@ def for_training(
     remainder: str = 'pad',
     process_index: int = 0,
     process_count: int = 1,
-) -> TrainLoader:
-  """Training batches of a cache; buckets are chosen from its lengths unless given.
+) -> TrainPlan | PackedPlan:
+  """Which examples form which training batch; buckets are chosen from the lengths unless given.
 
   Args:
     cache: the tokenised split.
@@ -137,13 +142,11 @@ def for_training(
     process_index: which host this is.
     process_count: number of hosts.
   """
-  options = dict(lengths=cache.lengths, batch_size=batch_size, seed=seed, remainder=remainder)
+  options = dict(lengths=cache.lengths, batch_size=batch_size, seed=seed, remainder=remainder,
+                 process_index=process_index, process_count=process_count)
   if packing is not None:
-    return TrainLoader(cache, packing_lib.packed_plan(
-        packing, process_index=process_index, process_count=process_count, **options))
-  return TrainLoader(cache, TrainPlan(
-      buckets=tuple(buckets or buckets_of(cache)), process_index=process_index,
-      process_count=process_count, **options))
+    return packing_lib.packed_plan(packing, **options)
+  return TrainPlan(buckets=tuple(buckets or buckets_of(cache)), **options)
 
 
 def for_evaluation(

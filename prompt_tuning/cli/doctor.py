@@ -6,7 +6,6 @@ examples, which `train` then finds.
 """
 
 import contextlib
-import dataclasses
 import textwrap
 from collections.abc import Iterator
 
@@ -18,6 +17,7 @@ from prompt_tuning.cli import checkup, dry_run, evaluation, process
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import model as model_lib
+from prompt_tuning.cli import train as train_lib
 from prompt_tuning.cli.train import TrainConfig
 from prompt_tuning.data import loader as loader_lib
 from prompt_tuning.data import overlap
@@ -25,8 +25,7 @@ from prompt_tuning.decoding.generate import DecodeConfig, generate_jit
 from prompt_tuning.diagnosis import data_checks, findings, model_checks, step_checks
 from prompt_tuning.diagnosis.findings import Finding
 from prompt_tuning.errors import UserError
-from prompt_tuning.training import loop, step
-from prompt_tuning.training import state as state_lib
+from prompt_tuning.training import step
 from prompt_tuning.vocabulary import load_vocabulary
 
 FAILED = 1
@@ -59,8 +58,7 @@ def examine(config: TrainConfig) -> list[Finding]:
     train, dev = (data_lib.cache(config.data, split, model.vocabulary, config.model_dir)
                   for split in splits)
     found += data_checks.check_duplicates(shared, dev)
-    first = config.initial_step if config.initial_step is not None else model.base_step
-    last = loop.last_step(first, config.train_steps, config.train_steps_relative)
+    first, last = train_lib.step_range(config, model)
     found += checkup.cheap(config, model, train, dev, first, last)
     vocabulary = _check_vocabulary(config, model, train)
     found += vocabulary
@@ -100,11 +98,7 @@ def _probe(config, model, cache, first, last):
       buckets=data_lib.buckets(config.data, cache, model.prompt_length))
   batch = partitioning.shard_batch(next(loader), model.mesh)
   loader.close()
-  state = state_lib.create(trainable, config.optimizer, first)
-  # One placement for the whole state: another after the first step would compile a second time.
-  state = state.replace(**{
-      field.name: partitioning.replicate(getattr(state, field.name), model.mesh)
-      for field in dataclasses.fields(state) if field.name != 'trainable'})
+  state = train_lib.new_state(config, model, trainable, first)
   step_fn = step.make_train_step(
       model.peft, config.optimizer, loss=config.loss, num_microbatches=config.num_microbatches)
   result = step_checks.probe(step_fn, state, frozen, batch, jax.random.key(config.seed))

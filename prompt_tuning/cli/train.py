@@ -119,15 +119,10 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
       output=folder / 'predictions', loss=config.loss, seed=config.seed,
       before_batch=lambda: _stop_if(interruption.requested))
   loop_config = _loop_config(config, evaluate.metric_names)
-  first_step = config.initial_step if config.initial_step is not None else model.base_step
-  last_step = loop.last_step(first_step, config.train_steps, config.train_steps_relative)
+  first_step, last_step = step_range(config, model)
   trainable, frozen = model.split()
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)  # the methods' values drew from fold 0
-  state = state_lib.create(trainable, config.optimizer, first_step)
-  # One placement for the whole state: another after the first step would compile a second time.
-  state = state.replace(step=partitioning.replicate(state.step, model.mesh),
-                        opt_state=partitioning.replicate(state.opt_state, model.mesh),
-                        nonfinite=partitioning.replicate(state.nonfinite, model.mesh))
+  state = new_state(config, model, trainable, first_step)
   prompt_start = metrics.copy_prompts(trainable)
   _log_plan(config, model, loader, trainable, frozen, first_step, last_step)
   if config.doctor:
@@ -167,6 +162,27 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
     write_prompt(result.state.trainable, {})
   _log_end(folder, result)
   return result
+
+
+def step_range(config: TrainConfig, model: model_lib.Model) -> tuple[int, int]:
+  """The absolute steps that the run begins and ends at.
+
+  Raises:
+    UserError: see loop.last_step.
+  """
+  first_step = config.initial_step if config.initial_step is not None else model.base_step
+  return first_step, loop.last_step(first_step, config.train_steps, config.train_steps_relative)
+
+
+def new_state(config: TrainConfig, model: model_lib.Model, trainable, first_step: int):
+  """The TrainState before the first step, on the mesh of the model.
+
+  One placement for the whole state: another after the first step would compile a second time.
+  """
+  state = state_lib.create(trainable, config.optimizer, first_step)
+  return state.replace(**{
+      field.name: partitioning.replicate(getattr(state, field.name), model.mesh)
+      for field in dataclasses.fields(state) if field.name != 'trainable'})
 
 
 def _hold(folder: pathlib.Path):

@@ -11,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 
+from prompt_tuning import tokenizer_json
 from prompt_tuning.errors import UserError
 
 PAD_ID = 0
@@ -95,9 +96,10 @@ class SentencePieceVocabulary(Vocabulary):
   """A SentencePiece model file, with extra ids added as user-defined pieces.
 
   Args:
-    path: the model file (`spiece.model`, `*.sentencepiece.model`).
+    path: the model file (`spiece.model`, `*.sentencepiece.model`), or a `tokenizer.json` that was
+      made from one.
     extra_ids: how many sentinels are added; None adds T5's 100, and none to a model that holds
-      `<extra_id_0>` itself, as mT5's does.
+      `<extra_id_0>` itself, as mT5's does; of a tokenizer.json None takes those that it has.
 
   Attributes:
     is_unigram: whether pieces are chosen by their probabilities, as in every released T5; other
@@ -133,8 +135,20 @@ class SentencePieceVocabulary(Vocabulary):
   def _decode(self, ids: list[int]) -> str:
     return self._processor.Decode(ids)
 
+  def save(self, path: str | os.PathLike):
+    """Writes the SentencePiece model, without the extra ids, as T5 models have it beside them."""
+    with open(self.path, 'rb') as f:
+      content = f.read()
+    if self.path.endswith(tokenizer_json.SUFFIX):
+      content = tokenizer_json.to_sentencepiece(content, self.path)[0].SerializeToString()
+    with open(path, 'wb') as f:
+      f.write(content)
+
   def to_seqio(self):
     import seqio  # TensorFlow comes with it
+    if self.path.endswith(tokenizer_json.SUFFIX):
+      raise UserError(f'SeqIO cannot read {self.path}: give a SentencePiece model (`save` writes '
+                      'it).')
     return seqio.SentencePieceVocabulary(self.path, extra_ids=self.extra_ids)
 
   def __getstate__(self):
@@ -191,7 +205,7 @@ def load_vocabulary(
   """Opens a vocabulary.
 
   Args:
-    path: a SentencePiece model file, or the word 'bytes'.
+    path: a SentencePiece model file, a tokenizer.json, or the word 'bytes'.
     extra_ids: number of sentinels; None means 0 for bytes, see also `SentencePieceVocabulary`.
 
   Returns:
@@ -227,20 +241,16 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int | None):
   if not os.path.isfile(path):
     raise UserError(
         f'There is no vocabulary file {path!r}. Give the path of a SentencePiece model '
-        f'(spiece.model) or the word {BYTES!r}.')
+        f'(spiece.model), of a tokenizer.json, or the word {BYTES!r}.')
   with open(path, 'rb') as f:
     content = f.read()
-  model = sentencepiece_model_pb2.ModelProto()
-  try:
-    model.ParseFromString(content)
-  except Exception as error:  # protobuf raises its own DecodeError, which moved between releases
-    raise UserError(f'{path} is not a SentencePiece model: {error}') from None
-  if not model.pieces or not all(isinstance(piece.piece, str) for piece in model.pieces):
-    raise UserError(f'{path} is not a SentencePiece model: it holds no pieces, or one that is no '
-                    'text.')
+  if path.endswith(tokenizer_json.SUFFIX):
+    model, own_ids = tokenizer_json.to_sentencepiece(content, path)
+  else:
+    model, own_ids = _parse_model(content, path), DEFAULT_EXTRA_IDS
   if extra_ids is None:
     own = any(piece.piece.lstrip(_WORD_START) == '<extra_id_0>' for piece in model.pieces)
-    extra_ids = 0 if own else DEFAULT_EXTRA_IDS
+    extra_ids = 0 if own else own_ids
   for i in reversed(range(extra_ids)):
     # The word-start mark makes 'a <extra_id_0> b' one sentinel without a space piece before it.
     model.pieces.add(
@@ -259,3 +269,17 @@ def _load_sentencepiece(path: str, mtime_ns: int, extra_ids: int | None):
   digest = hashlib.sha256(content + f'extra_ids={extra_ids}'.encode()).hexdigest()
   is_unigram = model.trainer_spec.model_type == sentencepiece_model_pb2.TrainerSpec.UNIGRAM
   return processor, digest, extra_ids, is_unigram
+
+
+def _parse_model(content: bytes, path: str):
+  """The ModelProto in a SentencePiece model file."""
+  from sentencepiece import sentencepiece_model_pb2
+  model = sentencepiece_model_pb2.ModelProto()
+  try:
+    model.ParseFromString(content)
+  except Exception as error:  # protobuf raises its own DecodeError, which moved between releases
+    raise UserError(f'{path} is not a SentencePiece model: {error}') from None
+  if not model.pieces or not all(isinstance(piece.piece, str) for piece in model.pieces):
+    raise UserError(f'{path} is not a SentencePiece model: it holds no pieces, or one that is no '
+                    'text.')
+  return model

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import pathlib
-import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +38,7 @@ CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 VOCABULARY = 'spiece.model'
+VOCABULARY_JSON = 'tokenizer.json'  # all that transformers 5 writes of it
 TOKENIZER = 'tokenizer_config.json'
 MAX_SHARD_BYTES = 5_000_000_000  # one file of transformers 4; it loads files of any size
 _log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def _digest(array) -> bytes:
 
 
 def _vocabulary(folder, settings, config) -> tuple[str | None, int | None]:
-  """(SentencePiece file, 'bytes' or None; number of sentinels or None)."""
+  """(SentencePiece file, tokenizer.json, 'bytes' or None; number of sentinels or None)."""
   path = hub_folder.member(folder, TOKENIZER)
   tokenizer = json_file.read(path) if path.is_file() else {}
   kind = str(tokenizer.get('tokenizer_class', settings.get('tokenizer_class')))
@@ -163,14 +163,18 @@ def _vocabulary(folder, settings, config) -> tuple[str | None, int | None]:
     # The sentinels of their tokenizer lie behind the bytes and were never trained on: ids of
     # text are the same without them.
     return BYTES, 0
-  if not hub_folder.member(folder, VOCABULARY).is_file():
+  file = next((name for name in (VOCABULARY, VOCABULARY_JSON)
+               if hub_folder.member(folder, name).is_file()), None)
+  if file is None:
     return None, None
+  if file == VOCABULARY_JSON:
+    return str(folder / file), None  # it holds its sentinels
   extra_ids = tokenizer.get('extra_ids', 0 if settings['model_type'] == 'mt5' else None)
   if extra_ids is not None and (
       type(extra_ids) is not int or not 0 <= extra_ids <= config.vocab_size):
     raise UserError(f'{folder / TOKENIZER}: extra_ids is {extra_ids!r}; it must be a number from 0 '
                     f'to the {config.vocab_size} rows of the embedding table.')
-  return str(folder / VOCABULARY), extra_ids
+  return str(folder / file), extra_ids
 
 
 def write_folder(
@@ -286,7 +290,7 @@ def _open_vocabulary(path, extra_ids, config) -> Vocabulary:
 
 def _write_vocabulary(folder, vocabulary):
   if isinstance(vocabulary, SentencePieceVocabulary):
-    shutil.copyfile(vocabulary.path, folder / VOCABULARY)
+    vocabulary.save(folder / VOCABULARY)
   kind = 'T5' if isinstance(vocabulary, SentencePieceVocabulary) else 'ByT5'
   _write_json(folder / TOKENIZER, {
       'tokenizer_class': f'{kind}Tokenizer', 'extra_ids': vocabulary.extra_ids,

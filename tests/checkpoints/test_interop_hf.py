@@ -288,3 +288,20 @@ def test_tokenizers(tmp_path, shared_dir, kind):
     texts = [text.replace('<extra_id_', '<') for text in texts]  # no sentinels among the bytes
   ours = [[*ids, 1] for ids in vocabulary.encode_batch(texts)]
   assert ours == tokenizer(texts).input_ids
+
+
+def test_a_folder_with_a_tokenizer_json_alone(tmp_path, shared_dir):
+  """What `save_pretrained` of transformers 5 leaves of a T5 tokenizer."""
+  config = T5Config(vocab_size=32128, emb_dim=4, num_heads=1, head_dim=2, mlp_dim=4,
+                    num_encoder_layers=1, num_decoder_layers=1)
+  file = shared_dir / 'data' / 'vocab' / 't5.sentencepiece.model'
+  hf.write_folder(tmp_path, config, restore.random_params(T5(config=config)), vocabulary_file=file)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  (tmp_path / hf.VOCABULARY).unlink()
+  tokenizer.save_pretrained(tmp_path)
+  assert not (tmp_path / hf.VOCABULARY).exists(), 'save_pretrained writes it: this tests nothing'
+  model = hf.open_folder(tmp_path)
+  ours = load_vocabulary(model.vocabulary, model.extra_ids)
+  assert ours.hash == load_vocabulary(file).hash
+  texts = ['The quick brown  fox, twice.', 'caf\u00e9 \ufb01n <extra_id_0> and 3 <extra_id_1>']
+  assert [[*ids, 1] for ids in ours.encode_batch(texts)] == tokenizer(texts).input_ids

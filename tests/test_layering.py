@@ -16,7 +16,7 @@ ROWS = ('errors', 'version', 'atomic_file', 'params', 'partitioning', 'tokenizer
 # Where a heavy or optional library may be imported at all, and whether inside functions only.
 HOMES = {
     'tensorflow': ('data.seqio_bridge',),
-    'tensorflow_datasets': ('data.sources',),
+    'tensorflow_datasets': ('data.published',),
     'seqio': ('data.seqio_bridge', 'vocabulary'),
     'gin': ('cli',),
     'orbax': ('checkpoints.run',),

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from prompt_tuning.data import sources
+from prompt_tuning.data import published, sources
 from prompt_tuning.errors import UserError
 
 
@@ -74,7 +74,7 @@ def test_dividing_keeps_no_rows(tmp_path):
   assert peak < path.stat().st_size / 2
 
 
-LAYOUT = sources.Layout(
+LAYOUT = published.Layout(
     folders=('x',), collections=(), files={'train': ('train.tsv', 'train.jsonl')},
     columns={'sentence': ('sentence',), 'label': ('label',), 'idx': ('idx',)},
     labels=('no', 'yes'))
@@ -93,7 +93,7 @@ LAYOUT = sources.Layout(
 ])
 def test_labels_and_fields_of_published_files(tmp_path, row, expected):
   (tmp_path / 'train.jsonl').write_text(json.dumps(row))
-  source = sources.FolderSource(LAYOUT, str(tmp_path))
+  source = published.FolderSource(LAYOUT, str(tmp_path))
   if isinstance(expected, str):
     with pytest.raises(UserError, match=f'train.jsonl(:1)?: {expected}') as caught:
       list(source.read('train'))

@@ -9,7 +9,7 @@ import dataclasses
 from prompt_tuning.data import metrics, text_forms
 from prompt_tuning.data.postprocessors import LabelId, Number, Translated
 from prompt_tuning.data.preprocessors import NamedFields
-from prompt_tuning.data.sources import Layout, TfdsSource
+from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register, register_forms
 
 _VERSIONS = (('v002', '1.0.0'), ('v200', '2.0.0'))

@@ -7,7 +7,7 @@ import dataclasses
 
 from prompt_tuning.data import metrics, nested_rows, text_forms
 from prompt_tuning.data.postprocessors import Answers, Grouped, Text
-from prompt_tuning.data.sources import Layout, PublishedSource, TfdsSource
+from prompt_tuning.data.published import Layout, PublishedSource, TfdsSource
 from prompt_tuning.data.task import Task, register
 
 _JSON = ('{}.jsonl', '{}.json', '{}.*.jsonl')

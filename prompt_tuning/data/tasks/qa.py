@@ -6,7 +6,7 @@ dataset and evaluated on the others; out of domain there is no training split.
 
 from prompt_tuning.data import metrics, nested_rows, text_forms
 from prompt_tuning.data.postprocessors import Answers
-from prompt_tuning.data.sources import Layout, TfdsSource
+from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register
 
 # Name -> (config at TensorFlow Datasets, names of the files that MRQA publishes).

@@ -5,7 +5,7 @@ Names and strings are those of google-research/prompt-tuning. Answers are compar
 
 from prompt_tuning.data import metrics, nested_rows, text_forms
 from prompt_tuning.data.preprocessors import NamedFields
-from prompt_tuning.data.sources import Layout, TfdsSource
+from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register
 from prompt_tuning.data.tasks import nlg
 

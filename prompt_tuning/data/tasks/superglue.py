@@ -3,7 +3,7 @@
 from prompt_tuning.data import metrics, nested_rows, text_forms
 from prompt_tuning.data.postprocessors import Answers, Grouped, LabelId, Referent, Text
 from prompt_tuning.data.preprocessors import NamedFields
-from prompt_tuning.data.sources import Layout, TfdsSource
+from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register_forms
 
 # Of a task_index_ form; the diagnostic sets count as RTE, pronoun resolution as WSC.

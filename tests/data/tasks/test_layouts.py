@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from prompt_tuning.data import files, sources, task
+from prompt_tuning.data import files, published, task
 from prompt_tuning.data import lines as lines_lib
 from prompt_tuning.errors import UserError
 
@@ -167,7 +167,7 @@ def test_splits_that_have_another_name_at_tfds(monkeypatch):
   assert found.splits == ('validation',)
   [(_, example)] = found.examples('validation')
   assert (example['inputs'], example['targets']) == ('question: q ? context: c', 'A')
-  assert isinstance(found.source, sources.TfdsSource)
+  assert isinstance(found.source, published.TfdsSource)
 
 
 def test_web_nlg(tmp_path):

@@ -42,11 +42,26 @@ class Prompt:
       vocabulary_hash, length, task, metric, seed, library_version and what was added; empty for
       .npy.
     source: the file, for messages.
+
+  Raises:
+    UserError: leaves that cannot be trained ones (integers, NaN), or a soft prompt that is no
+      [P, H] array.
   """
 
   leaves: dict[str, np.ndarray]
   metadata: dict
   source: str = ''
+
+  def __post_init__(self):
+    for path, leaf in self.leaves.items():
+      floating = leaf.dtype == ml_dtypes.bfloat16 or np.issubdtype(leaf.dtype, np.floating)
+      if not floating or not leaf.size or (path == names.PROMPT and leaf.ndim != 2):
+        raise UserError(f'{self.source} holds {leaf.dtype}{list(leaf.shape)} as {path}; expected '
+                        'are floating-point numbers, and a soft prompt is a [P, H] array of them, '
+                        'each 1 or more.')
+      if bad := leaf.size - np.count_nonzero(np.isfinite(leaf)):
+        raise UserError(f'{self.source}: {bad} of the {leaf.size} numbers of {path} are NaN or '
+                        'infinite: the run that wrote it had failed. Give an earlier prompt of it.')
 
   @property
   def array(self) -> np.ndarray:
@@ -178,14 +193,14 @@ def load_prompt(path, step: int | None = None) -> Prompt:
     return _from_t5x(path, step)
   path = _only_file(pathlib.Path(path))
   if kind(path) == 'npy':
-    return _checked(Prompt({names.PROMPT: _load_npy(path)}, {}, str(path)))
+    return Prompt({names.PROMPT: _load_npy(path)}, {}, str(path))
   stored, metadata = safetensors_file.read(path)
   if foreign := [name for name in stored if _FOREIGN.fullmatch(name)]:
     raise UserError(f'{path} names its tensors as Hugging Face and PEFT do ({foreign[0][:200]}): '
                     'it is one file of a folder. Give that folder, with its config.json or '
                     'adapter_config.json.')
   leaves = {name: array.read() for name, array in stored.items()}
-  return _checked(Prompt(leaves, _decode(metadata), str(path)))
+  return Prompt(leaves, _decode(metadata), str(path))
 
 
 def kind(path) -> str:
@@ -237,17 +252,6 @@ def _load_npy(path) -> np.ndarray:
   return array
 
 
-def _checked(prompt) -> Prompt:
-  """Refuses what cannot be trained leaves, and a soft prompt that is no [P, H] array."""
-  for path, leaf in prompt.leaves.items():
-    floating = leaf.dtype == ml_dtypes.bfloat16 or np.issubdtype(leaf.dtype, np.floating)
-    if not floating or not leaf.size or (path == names.PROMPT and leaf.ndim != 2):
-      raise UserError(f'{prompt.source} holds {leaf.dtype}{list(leaf.shape)} as {path}; expected '
-                      'are floating-point numbers, and a soft prompt is a [P, H] array of them, '
-                      'each 1 or more.')
-  return prompt
-
-
 def _from_t5x(path, step) -> Prompt:
   """The prompt inside a T5X checkpoint of google-research/prompt-tuning."""
   model = t5x.open_checkpoint(path, step)
@@ -255,7 +259,7 @@ def _from_t5x(path, step) -> Prompt:
     others = [path for path in model.arrays if 'prompt' in path][:3]
     raise UserError(f'{model.source} holds a model without {names.PROMPT}, the one prompt that is '
                     f'read here{f"; it has {others}" if others else ""}. Give a prompt file.')
-  return _checked(Prompt({names.PROMPT: model.arrays[names.PROMPT].read()}, {}, model.source))
+  return Prompt({names.PROMPT: model.arrays[names.PROMPT].read()}, {}, model.source)
 
 
 def save_prompt(path, array, metadata: Mapping | None = None):

@@ -286,3 +286,13 @@ def test_methods_of_a_file_without_settings(tmp_path):
   save_prompt(tmp_path / 'p.safetensors', TREE, {'method': 'LoRA'})
   with pytest.raises(UserError, match='does not tell the settings'):
     _ = load_prompt(tmp_path / 'p.safetensors').methods
+
+
+@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize('value', [np.nan, -np.inf])
+def test_a_prompt_of_a_failed_run_is_refused(tmp_path, dtype, value):
+  array = ARRAY.astype(dtype)
+  array[1, 2] = value
+  save_prompt(tmp_path / 'p.safetensors', array)
+  with pytest.raises(UserError, match='1 of the 40 numbers of .*NaN or infinite'):
+    load_prompt(tmp_path / 'p.safetensors')

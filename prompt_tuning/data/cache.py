@@ -1,38 +1,39 @@
 """Examples tokenised once, in ArrayRecord files that are read by index.
 
-A cache is a folder: `tokens.array_record` (one record an example: the number of input tokens, the
-input ids and the target ids, int32), `texts.array_record` (the same example's id, texts and raw
-fields as JSON, for evaluation), `lengths.npy` [N, 2] and `info.json`. Its name holds a hash of all
-that decides its content. It is written under a temporary name and renamed when complete.
+A cache is a folder: shards `tokens-00000.array_record` (one record an example: the number of input
+tokens, the input ids and the target ids, int32) and `texts-00000.array_record` (the same examples'
+ids, texts and raw fields as JSON, for evaluation), `lengths.npy` [N, 2] and `info.json`, which
+holds the size and the sha256 of each. The folder's name holds a hash of all that decides its
+content. It is written under a temporary name and renamed when complete.
 """
 
-import array
 import dataclasses
 import functools
-import hashlib
-import inspect
 import json
 import logging
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data import cache_shards
+from prompt_tuning.data.cache_key import folder_name, key_parts
+from prompt_tuning.data.cache_shards import Job
 from prompt_tuning.data.task import Task
+from prompt_tuning.data.tokenizing import FEATURES, check_labels
 from prompt_tuning.errors import UserError
-from prompt_tuning.vocabulary import EOS_ID, Vocabulary
+from prompt_tuning.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-_VERSION = 1  # of the file layout and of tokenisation; part of every key
-_CHUNK = 2048  # examples tokenised in one call, at most
-_CHUNK_CHARACTERS = 2**22  # and characters of them, at about which a call ends
-_WRITER_OPTIONS = 'group_size:1'  # one record a group: random access reads nothing else
-FEATURES = ('inputs', 'targets')
+INFO = 'info.json'
+# What is read through in about a second to compare checksums at each opening; of a larger cache the
+# sizes are compared, and each record carries a checksum of its own.
+_CHECKED_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Cache:
   Attributes:
     path: its folder.
     info: what info.json holds: key parts, number of examples, how many were truncated or
-      empty.
+      empty, shards, files.
     lengths: [N, 2] int32, number of input and of target tokens, end of sequence included.
   """
   path: str
@@ -65,20 +66,29 @@ class Cache:
     """Dicts with `id`, `inputs_pretokenized`, `targets_pretokenized` and `example`."""
     return [json.loads(record) for record in self._read('texts', rows)]
 
-  def _read(self, name: str, rows: Sequence[int]) -> list[bytes]:
-    return self._sources[name].__getitems__([int(r) for r in rows])
+  def _read(self, kind: str, rows: Sequence[int]) -> list[bytes]:
+    try:
+      return self._sources[kind].__getitems__([int(r) for r in rows])
+    except RuntimeError as error:
+      check_files(self.path, self.info)  # names the file
+      raise UserError(f'{self.path} cannot be read: {error}. {_REMEDY}') from None
 
   @functools.cached_property
   def _sources(self) -> dict[str, Any]:
     import grain
-    return {name: grain.sources.ArrayRecordDataSource(
-        os.path.join(self.path, f'{name}.array_record')) for name in ('tokens', 'texts')}
+    return {kind: grain.sources.ArrayRecordDataSource([
+        f'{os.path.join(self.path, cache_shards.file_name(kind, shard))}[0:{examples}]'
+        for shard, examples in enumerate(self.info['shards'])]) for kind in cache_shards.KINDS}
 
   def __getstate__(self):
     return {'path': self.path, 'info': self.info, 'lengths': self.lengths}
 
   def __setstate__(self, state):
     self.__dict__.update(state)
+
+
+_REMEDY = ('Copy it again, or let it be written again: --gin.USE_CACHED_TASKS=False, or remove the '
+           'folder.')
 
 
 def build(
@@ -88,6 +98,7 @@ def build(
     lengths: Mapping[str, int | None],
     cache_dir: str | os.PathLike,
     rebuild: bool = False,
+    write: Callable[[Job], None] = cache_shards.write_part,
 ) -> Cache:
   """Opens the cache of one split of a task, tokenising it where there is none that fits.
 
@@ -99,14 +110,37 @@ def build(
       without the prompt; None keeps everything.
     cache_dir: folder of all caches.
     rebuild: tokenise again even where a cache fits (USE_CACHED_TASKS False).
+    write: writes all shards of a job, in this process or in others.
 
   Returns:
     The cache. What was cut to fit `lengths` is counted in `info['truncated']` and logged.
 
   Raises:
     UserError: an empty split, a label without tokens, lengths below 1, another vocabulary than the
-      task's own, or a broken source.
+      task's own, a broken source, or a damaged cache.
   """
+  task, path, parts = _find(task, split, vocabulary, lengths, cache_dir)
+  if rebuild or not (path / INFO).exists():
+    job = Job(task=task, split=split, vocabulary=vocabulary, lengths=lengths, folder='')
+    _write(job, path, parts, write)
+  cache = load(path)
+  _report(cache, task.name, split)
+  return cache
+
+
+def locate(
+    task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
+    cache_dir: str | os.PathLike) -> pathlib.Path:
+  """The folder of the cache that `build` opens or writes.
+
+  Raises:
+    UserError: what can be known to be wrong without reading all examples, see `build`.
+  """
+  return _find(task, split, vocabulary, lengths, cache_dir)[1]
+
+
+def _find(task, split, vocabulary, lengths, cache_dir):
+  """(the task as it is read, folder of its cache, key parts)."""
   _check_lengths(lengths)
   _check_vocabulary(task, vocabulary)
   check_labels(task, vocabulary, lengths.get('targets'))
@@ -114,164 +148,60 @@ def build(
   if hasattr(task.source, 'at_lengths'):
     task = _with_lengths_if_needed(task, split, lengths)
   parts = key_parts(task, split, vocabulary, lengths)
-  key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-  path = pathlib.Path(cache_dir) / f'{_file_name(task.name)}-{split}-{key}'
-  if rebuild or not (path / 'info.json').exists():
-    _write(task, split, vocabulary, lengths, path, parts)
-  cache = load(path)
-  _report(cache, task.name, split)
-  return cache
+  return task, pathlib.Path(cache_dir) / folder_name(task.name, split, parts), parts
 
 
 def load(path: str | os.PathLike) -> Cache:
-  """Opens a cache by its folder."""
-  path = pathlib.Path(path)
-  info = json.loads((path / 'info.json').read_text())
-  return Cache(os.fspath(path), info, np.load(path / 'lengths.npy', allow_pickle=False))
-
-
-def key_parts(
-    task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
-) -> dict[str, Any]:
-  """Everything that decides the content of a cache."""
-  index = {} if task.task_index is None else {'task_index': task.task_index}
-  return {
-      **index,
-      'version': _VERSION,
-      'split': split,
-      'source': task.source.fingerprint(split),
-      'preprocess': identity(task.preprocess),
-      'objective': identity(task.objective),
-      'vocabulary': vocabulary.content_hash,
-      'lengths': {f: lengths.get(f) for f in FEATURES},
-  }
-
-
-def identity(value: Any) -> str:
-  """A text that changes when what a preprocessor does changes.
-
-  A dataclass is its type, source code and fields; a function its name, source code, defaults and
-  the values it closes over. What these call is not seen: after a change there, build anew.
-  """
-  if dataclasses.is_dataclass(value) and not isinstance(value, type):
-    fields = {f.name: identity(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    kind = type(value)
-    return f'{kind.__module__}.{kind.__qualname__} {_code_hash(kind)} {fields}'
-  if isinstance(value, functools.partial):
-    return f'partial({identity(value.func)}, {identity(value.args)}, {identity(value.keywords)})'
-  if inspect.isfunction(value):
-    given = identity([value.__defaults__, [c.cell_contents for c in value.__closure__ or ()]])
-    return f'{value.__module__}.{value.__qualname__} {_code_hash(value)} {given}'
-  if isinstance(value, Mapping):
-    return repr({repr(k): identity(v) for k, v in value.items()})
-  if isinstance(value, list | tuple):
-    return repr([identity(v) for v in value])
-  if isinstance(value, np.ndarray):  # repr leaves out the middle
-    return f'{value.dtype}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}'
-  return repr(value)
-
-
-def _code_hash(value: Any) -> str:
-  """Hash of the source code of a class or function, of its byte code where there is none."""
-  try:
-    code = inspect.getsource(value)
-  except (OSError, TypeError):  # typed into a prompt
-    function = value if inspect.isfunction(value) else value.__call__
-    code = function.__code__.co_code.hex() + repr(function.__code__.co_consts)
-  return hashlib.sha256(code.encode()).hexdigest()[:16]
-
-
-def tokenize(
-    task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
-) -> Iterator[tuple[str, dict[str, Any], np.ndarray, np.ndarray]]:
-  """Yields (example id, example, input ids, target ids), before truncation.
-
-  Ids of text have no end of sequence yet; ids that preprocess gave are passed on as they are.
-  """
-  for chunk in _chunks(task.examples(split)):
-    columns = {}
-    for feature in FEATURES if task.objective is None else (*FEATURES, 'text'):
-      texts = [ex[feature] for _, ex in chunk if isinstance(ex.get(feature), str)]
-      columns[feature] = iter(vocabulary.encode_batch(texts) if texts else ())
-    for example_id, example in chunk:
-      if task.objective is None:
-        inputs, targets = (_ids(example, f, columns[f]) for f in FEATURES)
-        if task.task_index is not None:
-          inputs = np.insert(inputs, 0, vocabulary.sentinel(task.task_index))
-        yield example_id, example, inputs, targets
-      elif 'text' in example:
-        ids = np.asarray(next(columns['text']), np.int32)
-        rng = np.random.default_rng(_seed(task.objective.seed, example_id))
-        pairs = task.objective(ids, vocabulary, lengths, rng)
-        for k, (inputs, targets) in enumerate(pairs):
-          yield f'{example_id}.{k}', example, inputs, targets
-      else:
-        yield example_id, example, *(_ids(example, f, columns[f]) for f in FEATURES)
-
-
-def check_labels(task: Task, vocabulary: Vocabulary, length: int | None = None):
-  """Checks that the vocabulary can write and tell apart a task's labels.
-
-  Args:
-    task: the task.
-    vocabulary: of the backbone.
-    length: most tokens of a target, end of sequence included.
+  """Opens a cache by its folder.
 
   Raises:
-    UserError: a label gives no tokens or too many, or two give the same.
+    UserError: no cache there, or a damaged one; names the file.
   """
-  seen: dict[tuple[int, ...], str] = {}
-  for label in task.labels or ():
-    ids = tuple(vocabulary.encode(label))
-    if not ids:
-      raise UserError(
-          f'Label {label!r} of task {task.name!r} gives no tokens with this vocabulary; choose '
-          'another text in CLASS_LABELS.')
-    if length is not None and len(ids) >= length:
-      raise UserError(
-          f'Label {label!r} of task {task.name!r} is {len(ids) + 1} tokens with its end of '
-          f'sequence; TASK_FEATURE_LENGTHS cuts targets to {length}: give {len(ids) + 1} or more.')
-    if ids in seen:
-      raise UserError(
-          f'Labels {seen[ids]!r} and {label!r} of task {task.name!r} are the same tokens with this '
-          'vocabulary; choose texts that differ.')
-    seen[ids] = label
-    if vocabulary.decode(ids) != label:
-      log.warning(
-          'Label %r of task %s reads back as %r with this vocabulary: a prediction of it will not '
-          'count as right. Choose a label text that the vocabulary can write.',
-          label, task.name, vocabulary.decode(ids))
+  path = pathlib.Path(path)
+  info = _read_info(path)
+  total = sum(entry['bytes'] for entry in info['files'].values())
+  check_files(path, info, checksums=total <= _CHECKED_BYTES)
+  lengths = np.load(path / cache_shards.LENGTHS, allow_pickle=False)
+  return Cache(os.fspath(path), info, lengths)
 
 
-def _ids(example: Mapping[str, Any], feature: str, encoded: Iterator) -> np.ndarray:
-  if feature not in example:
-    raise UserError(
-        f'An example has no {feature!r}; preprocess has to give "inputs" and "targets" (or "text" '
-        f'for a task with an objective). It has {", ".join(map(repr, example))}.')
-  value = example[feature]
-  return np.asarray(next(encoded) if isinstance(value, str) else value, np.int32)
+def check_files(path: str | os.PathLike, info: Mapping[str, Any], checksums: bool = True):
+  """Compares the files of a cache with what was written.
+
+  Args:
+    path: the cache's folder.
+    info: its info.json.
+    checksums: read all files through; else their sizes are compared.
+
+  Raises:
+    UserError: naming the first file that is missing, cut short or changed.
+  """
+  for name, entry in info['files'].items():
+    file = pathlib.Path(path) / name
+    if not file.is_file():
+      raise UserError(f'{file} is missing: the cache is damaged. {_REMEDY}')
+    size = file.stat().st_size
+    if size != entry['bytes']:
+      raise UserError(f'{file} has {size:,} bytes, {entry["bytes"]:,} were written: the cache is '
+                      f'damaged. {_REMEDY}')
+    if checksums and cache_shards.checksum(file) != entry:
+      raise UserError(f'{file} is not what was written (its sha256 differs): the cache is damaged. '
+                      f'{_REMEDY}')
 
 
-def _seed(seed: int, example_id: str) -> list[int]:
-  digest = hashlib.sha256(example_id.encode()).digest()
-  return [seed, int.from_bytes(digest[:8], 'little')]
+def _read_info(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    info = json.loads((path / INFO).read_text(encoding='utf-8'))
+    return {**info, 'files': dict(info['files']), 'shards': list(info['shards'])}
+  except (ValueError, KeyError, TypeError):
+    raise UserError(f'{path / INFO} is not what was written: the cache is damaged. '
+                    f'{_REMEDY}') from None
+  except OSError as error:
+    raise UserError(f'{path} holds no cache: {INFO}: {error.strerror}. Give the folder of a '
+                    'cache.') from None
 
 
-def _chunks(examples: Iterator) -> Iterator[list]:
-  """Lists of examples, few of them where texts are long."""
-  chunk, characters = [], 0
-  for example_id, example in examples:
-    chunk.append((example_id, example))
-    characters += sum(len(value) for value in example.values() if isinstance(value, str))
-    if len(chunk) == _CHUNK or characters > _CHUNK_CHARACTERS:
-      yield chunk
-      chunk, characters = [], 0
-  if chunk:
-    yield chunk
-
-
-def _write(task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
-           path: pathlib.Path, parts: Mapping[str, Any]):
+def _write(job: Job, path: pathlib.Path, parts: Mapping[str, Any], write: Callable[[Job], None]):
   """Tokenises into a temporary folder and renames it; a failure leaves nothing behind."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -280,13 +210,14 @@ def _write(task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str,
     raise UserError(
         f'The cache folder {path.parent} cannot be written: {error.strerror}.') from None
   try:
-    rows, found = _write_records(task, split, vocabulary, lengths, folder)
-    if not len(rows):
-      raise UserError(
-          f'Split {split!r} of task {task.name!r} gives no examples; nothing can be done with it.')
-    np.save(folder / 'lengths.npy', rows)
-    info = {'task': task.name, 'split': split, 'examples': len(rows), **found, 'key': parts}
-    (folder / 'info.json').write_text(json.dumps(info, indent=2, sort_keys=True))
+    write(dataclasses.replace(job, folder=os.fspath(folder)))
+    lengths, found = cache_shards.merge(folder)
+    if not len(lengths):
+      raise UserError(f'Split {job.split!r} of task {job.task.name!r} gives no examples; nothing '
+                      'can be done with it.')
+    info = {'task': job.task.name, 'split': job.split, 'examples': len(lengths), **found,
+            'key': parts}
+    (folder / INFO).write_text(json.dumps(info, indent=2, sort_keys=True), encoding='utf-8')
     _publish(folder, path)
   finally:
     shutil.rmtree(folder, ignore_errors=True)
@@ -302,85 +233,11 @@ def _publish(folder: pathlib.Path, path: pathlib.Path):
   try:
     os.replace(folder, path)
   except OSError:
-    if not (path / 'info.json').exists():
+    if not (path / INFO).exists():
       raise
   finally:
     if old is not None:
       shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_records(
-    task: Task, split: str, vocabulary: Vocabulary, lengths: Mapping[str, int | None],
-    folder: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
-  """Writes both record files; returns lengths [N, 2] and what was cut and what was empty."""
-  from array_record.python.array_record_module import ArrayRecordWriter
-  rows, untrimmed = array.array('i'), array.array('q')  # lists would take as much as short texts
-  empty = {}
-  writers = {name: ArrayRecordWriter(str(folder / f'{name}.array_record'), _WRITER_OPTIONS)
-             for name in ('tokens', 'texts')}
-  try:
-    for example_id, example, *pair in tokenize(task, split, vocabulary, lengths):
-      # Ids from outside carry their end of sequence where they want one.
-      ended = [ids if _is_ids(example.get(f)) else np.append(ids, np.int32(EOS_ID))
-               for ids, f in zip(pair, FEATURES, strict=True)]
-      inputs, targets = (_trim(ids, lengths.get(f)) for ids, f in zip(ended, FEATURES, strict=True))
-      rows.extend((len(inputs), len(targets)))
-      untrimmed.extend(len(ids) for ids in ended)
-      for feature, ids in zip(FEATURES, pair, strict=True):
-        if not len(ids):
-          count, first = empty.get(feature, (0, task.source.where(split, example_id)))
-          empty[feature] = count + 1, first
-      head = np.asarray([len(inputs)], np.int32)
-      writers['tokens'].write(np.concatenate([head, inputs, targets]).tobytes())
-      writers['texts'].write(_text_record(example_id, example, pair, vocabulary))
-  finally:
-    for writer in writers.values():
-      writer.close()
-  kept = np.asarray(rows, np.int32).reshape(-1, 2)
-  truncated = _truncation(kept, np.asarray(untrimmed, np.int64).reshape(-1, 2))
-  return kept, {'truncated': truncated, 'empty': empty}
-
-
-def _trim(ids: np.ndarray, length: int | None) -> np.ndarray:
-  """Cuts to a length; an end of sequence stays the last token, as in T5."""
-  if length is None or len(ids) <= length:
-    return ids
-  return np.append(ids[:length - 1], ids[-1]) if ids[-1] == EOS_ID else ids[:length]
-
-
-def _is_ids(value: Any) -> bool:
-  return value is not None and not isinstance(value, str)
-
-
-def _text_record(example_id: str, example: Mapping[str, Any], pair: Sequence[np.ndarray],
-                 vocabulary: Vocabulary) -> bytes:
-  record = {'id': example_id}
-  raw = dict(example)
-  for feature, ids in zip(FEATURES, pair, strict=True):
-    text = raw.pop(feature, None)
-    if not isinstance(text, str):
-      text = raw.pop(f'{feature}_pretokenized', None) or vocabulary.decode(ids)
-    record[f'{feature}_pretokenized'] = text
-  record['example'] = raw
-  return json.dumps(record, ensure_ascii=False, default=_jsonable).encode('utf-8')
-
-
-def _jsonable(value: Any) -> Any:
-  if isinstance(value, bytes):
-    return value.decode('utf-8', errors='replace')
-  if isinstance(value, np.ndarray | np.generic):
-    return value.tolist()
-  return repr(value)
-
-
-def _truncation(kept: np.ndarray, untrimmed: np.ndarray) -> dict[str, Any]:
-  counts = {}
-  for i, feature in enumerate(FEATURES):
-    cut = untrimmed[:, i] - kept[:, i]
-    counts[feature] = {
-        'examples': int((cut > 0).sum()), 'tokens': int(cut.clip(0).sum()),
-        'longest': int(untrimmed[:, i].max(initial=0))}
-  return counts
 
 
 def _report(cache: Cache, name: str, split: str):
@@ -427,7 +284,3 @@ def _check_vocabulary(task: Task, vocabulary: Vocabulary):
     raise UserError(
         f'Task {task.name!r} brings its own vocabulary {task.vocabulary!r}, which is not the one '
         f'of the backbone, {vocabulary!r}.')
-
-
-def _file_name(name: str) -> str:
-  return ''.join(c if c.isalnum() or c in '_.-' else '_' for c in name)

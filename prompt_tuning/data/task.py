@@ -10,7 +10,7 @@ import importlib
 import logging
 import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prompt_tuning.data import postprocessors, text_forms
@@ -74,16 +74,24 @@ class Task:
     """Names of the splits that the source has."""
     return self.source.splits
 
-  def examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+  def examples(
+      self, split: str, rows: Iterable[tuple[str, Example]] | None = None,
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (example id, raw example with `inputs` and `targets` added).
 
     An id is the row in the source, followed by `.k` where a row gives several examples.
 
+    Args:
+      split: name of the split.
+      rows: (row, raw example) of the source where not all of them are wanted; None reads all.
+
     Raises:
       UserError: no such split, or what the source says about a broken file.
     """
-    self.check_split(split)
-    for row, raw in self.source.read(split):
+    if rows is None:
+      self.check_split(split)
+      rows = self.source.read(split)
+    for row, raw in rows:
       try:
         processed = self.preprocess(raw)
       except UserError as error:

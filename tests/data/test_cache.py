@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import vocabulary
-from prompt_tuning.data import cache, preprocessors, sources, task
+from prompt_tuning.data import cache, cache_key, preprocessors, sources, task
 from prompt_tuning.errors import UserError
 
 VOCAB = vocabulary.ByteVocabulary(100)
@@ -206,7 +206,7 @@ def test_identity_of_arrays_and_partials():
   import functools
   a, b = np.zeros(5000), np.zeros(5000)
   b[2500] = 1
-  assert cache.identity(a) != cache.identity(b)
+  assert cache_key.identity(a) != cache_key.identity(b)
   make = functools.partial(build, rebuild=True)
-  assert cache.identity(make) == cache.identity(functools.partial(build, rebuild=True))
-  assert cache.identity(make) != cache.identity(functools.partial(build, rebuild=False))
+  assert cache_key.identity(make) == cache_key.identity(functools.partial(build, rebuild=True))
+  assert cache_key.identity(make) != cache_key.identity(functools.partial(build, rebuild=False))

@@ -23,12 +23,14 @@ HOMES = {
     'tensorstore': ('checkpoints.location', 'checkpoints.zarr_array', 'checkpoints.t5x_writer'),
     'grain': ('data',),
     'array_record': ('data',),
+    'apache_beam': ('data.cache_processes',),
+    'matplotlib': ('cli',),
     'tensorboard': ('training.writers',),
     'rich': ('training.writers', 'cli'),
     'torch': (), 'transformers': (), 'peft': (), 'pickle': (), 'absl': (),
 }
 LOCAL_ONLY = ('tensorflow', 'tensorflow_datasets', 'seqio', 'orbax', 'tensorstore', 'grain',
-              'array_record', 'tensorboard')
+              'array_record', 'apache_beam', 'matplotlib', 'tensorboard')
 
 
 def sources():

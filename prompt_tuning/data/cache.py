@@ -203,22 +203,21 @@ def _read_info(path: pathlib.Path) -> dict[str, Any]:
 
 def _write(job: Job, path: pathlib.Path, parts: Mapping[str, Any], write: Callable[[Job], None]):
   """Tokenises into a temporary folder and renames it; a failure leaves nothing behind."""
-  try:
+  with cache_shards.writing(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix='.building-', dir=path.parent))
-  except OSError as error:
-    raise UserError(
-        f'The cache folder {path.parent} cannot be written: {error.strerror}.') from None
   try:
     write(dataclasses.replace(job, folder=os.fspath(folder)))
-    lengths, found = cache_shards.merge(folder)
+    with cache_shards.writing(path.parent):
+      lengths, found = cache_shards.merge(folder)
     if not len(lengths):
       raise UserError(f'Split {job.split!r} of task {job.task.name!r} gives no examples; nothing '
                       'can be done with it.')
     info = {'task': job.task.name, 'split': job.split, 'examples': len(lengths), **found,
             'key': parts}
-    (folder / INFO).write_text(json.dumps(info, indent=2, sort_keys=True), encoding='utf-8')
-    _publish(folder, path)
+    with cache_shards.writing(path.parent):
+      (folder / INFO).write_text(json.dumps(info, indent=2, sort_keys=True), encoding='utf-8')
+      _publish(folder, path)
   finally:
     shutil.rmtree(folder, ignore_errors=True)
 

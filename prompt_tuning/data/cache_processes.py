@@ -16,8 +16,8 @@ from prompt_tuning.errors import UserError
 
 _POLL_S = 0.5  # between two looks at how many shards are there
 _FAILED = 'failed.txt'  # what a worker of Beam could not use
-_KILLED = ('A process that wrote the cache has ended before its time: killed for want of memory, or '
-           'by the error above. Give fewer --num_processes.')
+_KILLED = ('A process that wrote the cache has ended before its time: by the error above, or for '
+           'want of memory, where fewer --num_processes help.')
 
 
 def write_in_processes(

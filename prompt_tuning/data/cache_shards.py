@@ -1,4 +1,4 @@
-"""The files of a cache: shards of ROWS rows of the source each, whoever writes them.
+"""The files of a cache: shards of so many rows of the source each, whoever writes them.
 
 Work is divided by shards: part p of n writes the shards k with k % n == p. A source is read from
 its beginning, so each part reads all rows and preprocesses only its own. The bytes of a shard
@@ -25,7 +25,6 @@ from prompt_tuning.data.tokenizing import FEATURES, ended, tokenize
 from prompt_tuning.errors import UserError
 from prompt_tuning.vocabulary import EOS_ID, Vocabulary
 
-ROWS = 8192  # of the source in a shard
 KINDS = ('tokens', 'texts')
 LENGTHS = 'lengths.npy'
 _WRITER_OPTIONS = 'group_size:1'  # one record a group: random access reads nothing else
@@ -42,12 +41,14 @@ class Job:
     vocabulary: of the backbone.
     lengths: TASK_FEATURE_LENGTHS.
     folder: where the files go; every part sees the same one.
+    rows: of the source in a shard; the number of parts never changes it.
   """
   task: Task
   split: str
   vocabulary: Vocabulary
   lengths: Mapping[str, int | None]
   folder: str
+  rows: int = 8192
 
   def portable(self) -> 'Job':
     """The same work without what only an evaluation needs, and other processes may not import."""
@@ -78,7 +79,7 @@ def write_part(job: Job, part: int = 0, parts: int = 1,
     first = next(rows, None)
     if first is None:
       return
-    ours = itertools.chain([first], itertools.islice(rows, ROWS - 1))
+    ours = itertools.chain([first], itertools.islice(rows, job.rows - 1))
     if shard % parts == part:
       on_shard(_write_shard(job, shard, ours))
     collections.deque(ours, maxlen=0)  # rows of another part are read past
@@ -94,12 +95,12 @@ def _write_shard(job: Job, shard: int, rows: Iterable) -> int:
   folder = pathlib.Path(job.folder)
   # A runner may do the same shard twice, even at the same time: the last rename wins, with the
   # same bytes.
-  with _refusals(folder):
+  with writing(folder.parent):
     building = pathlib.Path(tempfile.mkdtemp(prefix='.shard-', dir=folder))
   try:
     found = _write_records(job, shard, rows, building)
     done = _DONE.format(shard)
-    with _refusals(folder):
+    with writing(folder.parent):
       found['files'] = {path.name: checksum(path) for path in sorted(building.iterdir())}
       (building / done).write_text(json.dumps(found))
       for name in (*found['files'], done):
@@ -113,7 +114,8 @@ def _write_records(job: Job, shard: int, rows: Iterable, folder: pathlib.Path) -
   """Writes tokens and texts; returns the lengths, what was cut and what was empty."""
   from array_record.python.array_record_module import ArrayRecordWriter
   kept, untrimmed, empty = [], [], {}
-  with _refusals(folder):
+  cache_dir = pathlib.Path(job.folder).parent
+  with writing(cache_dir):
     writers = [ArrayRecordWriter(str(folder / file_name(kind, shard)), _WRITER_OPTIONS)
                for kind in KINDS]
   try:
@@ -131,24 +133,24 @@ def _write_records(job: Job, shard: int, rows: Iterable, folder: pathlib.Path) -
       head = np.asarray([len(inputs)], np.int32)
       records = (np.concatenate([head, inputs, targets]).tobytes(),
                  _text_record(example_id, example, pair, job.vocabulary))
-      with _refusals(folder):
+      with writing(cache_dir):
         for writer, record in zip(writers, records, strict=True):
           writer.write(record)
   finally:
-    with _refusals(folder):
+    with writing(cache_dir):
       for writer in writers:
         writer.close()
   return {'lengths': kept, 'truncated': _truncation(kept, untrimmed), 'empty': empty}
 
 
 @contextlib.contextmanager
-def _refusals(folder: pathlib.Path):
-  """What the system says where it cannot write; ArrayRecord raises RuntimeError with that text."""
+def writing(folder: str | os.PathLike):
+  """What the system says where it cannot write, as a UserError; ArrayRecord's own error has it."""
   try:
     yield
   except (OSError, RuntimeError) as error:
-    raise UserError(f'Cannot write {folder}: {error}. Give CACHE_DIR a folder that can be written '
-                    'and has room.') from None
+    raise UserError(f'Cannot write to {folder}: {error}. Give CACHE_DIR a folder that can be '
+                    'written and has room.') from None
 
 
 def merge(folder: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:

@@ -120,7 +120,7 @@ def test_errors(tmp_path):
   with pytest.raises(UserError, match='brings its own vocabulary'):
     build(tmp_path, a_task(vocabulary=vocabulary.ByteVocabulary(1)))
   (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='cannot be written'):
+  with pytest.raises(UserError, match='Cannot write to'):
     build(tmp_path / 'file')
 
 

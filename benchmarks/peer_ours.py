@@ -14,7 +14,7 @@ import prompt_tuning as pt
 from prompt_tuning import losses
 from prompt_tuning import params as params_lib
 from prompt_tuning.data import cache as cache_lib
-from prompt_tuning.data import loader, plan
+from prompt_tuning.data import loader, packing
 from prompt_tuning.decoding import generate
 from prompt_tuning.training import optimizer as optimizer_lib
 from prompt_tuning.training import state as state_lib
@@ -95,27 +95,38 @@ def decode(work):
 
 
 def real_lengths(work):
-  """Rounds over batches of the plan: like lengths together, padded to a few shapes."""
+  """Rounds over batches of the plan: length buckets, or examples that share rows."""
   step = trainer(*load(work))
   cache = cache_lib.load(work['cache'])
-  buckets = loader.buckets_of(cache, prompt_length=work['prompt'])
-  epochs = iter(range(work['rounds']))
+  layout = {
+      'buckets': lambda: {
+          'buckets': loader.buckets_of(cache, prompt_length=work['prompt'])},
+      'packed': lambda: {'packing': packing.choose_packing(
+          cache.lengths, work['batch'], packing.row_cost(pt.T5Config()),
+          prompt_length=work['prompt'])}}[work['layout']]()
+  plan = loader.training_plan(cache, work['batch'], remainder='drop', **layout)
+  epochs = iter(range(work['rounds'] + 1))
+
+  def epoch():
+    first = next(epochs) * plan.epoch_length
+    return [plan[n] for n in range(first, first + plan.epoch_length)]
+
+  def train_on(batch):
+    arrays = loader.read(cache, batch)
+    arrays.pop('decoder_loss_weights')
+    step(arrays)
 
   def warm():
-    for inputs, targets in buckets:
-      step(features(np.ones((work['batch'], inputs), np.int32),
-                    np.ones((work['batch'], targets), np.int32)))
-    return {'shapes': buckets}
+    for batch in {(len(batch.rows), *batch.shape): batch for batch in epoch()}.values():
+      train_on(batch)
+    return {'shapes': plan.buckets}
 
   def run():
-    batches = plan.epoch_plan(
-        cache.lengths, buckets, work['batch'], seed=0, epoch=next(epochs), remainder='drop')
-    chosen = workload.spread(batches, lambda batch: batch.shape, work['batches'])
+    chosen = workload.spread(
+        epoch(), lambda batch: len(batch.rows) * batch.shape[0], work['batches'])
     for batch in chosen:
-      arrays = loader.read(cache, batch)
-      arrays.pop('decoder_loss_weights')
-      step(arrays)
-    return {'examples': sum(len(batch.rows) for batch in chosen)}
+      train_on(batch)
+    return {'examples': sum((batch.rows >= 0).sum().item() for batch in chosen)}
 
   return {'warm': warm, 'run': run}
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _MEASURED = 32  # examples that tell the metrics' names; some metrics need more than one
 _MEASURED_BATCHES = 64  # batches that tell what padding costs
-_PACKING_PAYS = 0.9  # of the FLOPs: masks and position biases of a packed row are not counted
+_PACKING_PAYS = 0.95  # of the buckets' FLOPs: what is near either way stays unpacked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class DataConfig:
     cache_dir: folder of all caches; None: the run's own.
     seed: of the order of the training examples.
     max_buckets: most padded lengths, each of which is compiled once.
-    packing: whether training batches are packed: True, False, or 'auto', where that saves a tenth
-      of the FLOPs that buckets take.
+    packing: whether training batches are packed: True, False, or 'auto', where that saves a
+      twentieth of the FLOPs that buckets take.
     remainder: of an epoch's rows that fill no batch: 'pad' or 'drop'.
   """
 
@@ -110,7 +110,7 @@ def buckets(config: DataConfig, cache: cache_lib.Cache, prompt_length: int):
 def training_batches(
     config: DataConfig, cache: cache_lib.Cache, model, batch_size: int, loss: LossConfig,
     num_microbatches: int) -> loader.TrainLoader:
-  """The training batches: of like lengths, or packed; says which, and what padding costs.
+  """The training batches: in length buckets, or packed; says which, and what padding costs.
 
   Args:
     config: the configuration.
@@ -146,10 +146,17 @@ def training_batches(
             for plan in (bucketed, packed)]
   spent = [1 / (1 - share) for share in wasted]
   use_packed = config.packing is True or spent[1] < _PACKING_PAYS * spent[0]
-  log.info('FLOPs spent on padding: %.0f %% in buckets, %.0f %% packed (with what neighbours in a '
-           'row cost each other). Batches are %s (PACKING=%s).', *(100 * share for share in wasted),
-           'packed' if use_packed else 'padded to buckets', config.packing)
+  log.info('FLOPs spent on padding: %.0f %% in length buckets, %.0f %% packed (counting what '
+           'neighbours in a row cost each other). PACKING=%s: %s.',
+           *(100 * share for share in wasted), config.packing,
+           _layout(layout) if use_packed else 'examples are padded to buckets')
   return loader.TrainLoader(cache, packed if use_packed else bucketed)
+
+
+def _layout(packing_: packing.Packing) -> str:
+  """How many examples share a row, in words."""
+  counts = sorted({group.ranks.shape[1] for group in packing_.groups})
+  return f'packed, {" or ".join(map(str, counts))} examples a row'
 
 
 def _first_batches(plan):

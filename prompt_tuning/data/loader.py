@@ -137,16 +137,17 @@ def training_plan(
     batch_size: rows over all hosts.
     seed: of the shuffle.
     buckets: shapes, see plan.choose_buckets.
-    packing: lays the examples of every batch out in packed rows, in place of buckets.
+    packing: lets examples share rows, in place of buckets; chosen for these lengths and this
+      batch_size.
     remainder: what becomes of the rows that do not fill a batch, see plan.epoch_plan.
     process_index: which host this is.
     process_count: number of hosts.
   """
-  options = dict(lengths=cache.lengths, batch_size=batch_size, seed=seed, remainder=remainder,
+  options = dict(lengths=cache.lengths, seed=seed, remainder=remainder,
                  process_index=process_index, process_count=process_count)
   if packing is not None:
-    return packing_lib.packed_plan(packing, **options)
-  return TrainPlan(buckets=tuple(buckets or buckets_of(cache)), **options)
+    return PackedPlan(packing=packing, **options)
+  return TrainPlan(buckets=tuple(buckets or buckets_of(cache)), batch_size=batch_size, **options)
 
 
 def for_evaluation(

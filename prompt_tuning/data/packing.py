@@ -1,17 +1,20 @@
 """Several examples in one row, each with its own copy of the prompt.
 
-Packing keeps the batches: those of `plan.epoch_plan` with a single bucket, example for example, are
-laid out in fewer and longer rows. Every example is a segment with positions of its own in encoder,
-decoder and cross-attention, so losses and gradients are those of one example a row.
+The plan of a packed epoch is a pattern over sizes: examples are ordered by size, the pattern says
+which ranks of that order share a row, and every epoch shuffles examples of equal size, rows and
+batches. So shapes are known beforehand and fit exactly, and nothing is searched while training.
+Every example is a segment with positions of its own in encoder, decoder and cross-attention: losses
+and gradients are those of one example a row.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from prompt_tuning.data import plan as plan_lib
-from prompt_tuning.data.plan import PADDING_ROW, Shape, TrainPlan
+from prompt_tuning.data.plan import PADDING_ROW, Batch, Shape
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5Config
 from prompt_tuning.peft import soft_prompt
@@ -20,43 +23,76 @@ PackedShape = tuple[int, int, int]  # (rows, input slots of a row, target slots 
 RowCost = Callable[[int, int], float]  # (input slots, target slots) of a row -> FLOPs
 
 _INPUTS_MULTIPLE, _TARGETS_MULTIPLE = 8, 2
-_WIDTHS = 16  # row lengths that are tried, from the longest example to so many times the mean one:
-_EXAMPLES_A_ROW = 8
-_SAMPLED_EXAMPLES, _SAMPLED_BATCHES = 1024, (4, 32)  # packed to choose shapes; fewest, most
-_SPARE_ROWS = 1.15  # of the shape for batches that are longer than all sampled ones
+_MOST_IN_A_ROW = 8
+_SHARING_PAYS = 0.97  # of the FLOPs: masks and position biases of a packed row are not counted
+_FEWEST_BATCHES = 2  # of a group: fewer would hold the same examples in every epoch
+_CUTS = 12  # places where a cut is tried: so many evenly spaced, and as many towards the largest
+_SAMPLE = 4096  # sizes that tell what a group costs
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Packing:
-  """The shapes that rows are laid out in.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+  """Examples of like sizes, whose rows have one shape.
 
   Attributes:
-    shapes: (rows R, input slots T, target slots L), prompts included, the cheapest first; the last
-      holds any batch.
+    ranks: [n, S] int, for each row the ranks of its examples in the order of sizes, the longest
+      first, PADDING_ROW where there is none.
+    slots: (T, L), input slots, prompts included, and target slots of a row.
+  """
+  ranks: np.ndarray
+  slots: Shape
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Packing:
+  """How the examples of an epoch share rows.
+
+  Attributes:
+    groups: every rank is in one of them.
+    batch_size: examples of a batch B; those of a group make batches of B / S rows.
     prompt_length: slots that every example keeps free for a soft prompt, P.
     placement: where among its tokens they are; see peft.soft_prompt.
   """
-  shapes: tuple[PackedShape, ...]
+  groups: tuple[Group, ...]
+  batch_size: int
   prompt_length: int = 0
   placement: str = 'prefix'
 
-  def pack(self, lengths: np.ndarray, examples: np.ndarray) -> 'PackedBatch':
-    """Lays out the examples of one batch in the first shape that holds them.
+  @property
+  def shapes(self) -> tuple[PackedShape, ...]:
+    """(rows, T, L), prompts included, of every group's batches."""
+    return tuple((self.batch_size // g.ranks.shape[1], *g.slots) for g in self.groups)
 
-    Args:
-      lengths: [N, 2] input and target lengths of all examples.
-      examples: [n] indices; PADDING_ROW is passed over.
+  def epoch(self, lengths: np.ndarray, *, seed: int = 0, epoch: int = 0, shuffle: bool = True,
+            remainder: str = 'pad') -> list['Batch | PackedBatch']:
+    """All batches of one epoch; arguments as for plan.epoch_plan.
+
+    Which examples of equal size stand where, which rows share a batch and the order of the batches
+    are random. A group with one example a row gives batches that are not packed.
     """
-    examples = examples[examples >= 0]
-    sizes = _sizes(lengths[examples], self.prompt_length)
-    for shape in self.shapes:
-      packed = fill_rows(sizes, *shape[1:])
-      if len(packed) <= shape[0]:
-        break
-    rows = np.full((shape[0], max(map(len, packed))), PADDING_ROW)
-    for row, members in zip(rows, packed, strict=False):
-      row[:len(members)] = examples[members]
-    return PackedBatch(rows, shape[1:], self)
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths)) if shuffle else np.arange(len(lengths))
+    by_size = np.append(order[_order(lengths[order])], PADDING_ROW)
+    batches = []
+    for group in self.groups:
+      rows = by_size[group.ranks]
+      if shuffle:
+        rows = rows[rng.permutation(len(rows))]
+      whole, rest = divmod(np.count_nonzero(group.ranks >= 0), self.batch_size)
+      size = self.batch_size // rows.shape[1]
+      parts = [rows[i * size:(i + 1) * size] for i in range(whole)]
+      if rest and remainder == 'pad':
+        left = rows[whole * size:]
+        parts.append(np.pad(left, ((0, size - len(left)), (0, 0)), constant_values=PADDING_ROW))
+      batches += [self._batch(part, group.slots) for part in parts]
+    if shuffle:
+      batches = [batches[i] for i in rng.permutation(len(batches))]
+    return batches
+
+  def _batch(self, rows, slots):
+    if rows.shape[1] == 1:
+      return Batch(rows[:, 0], (slots[0] - self.prompt_length, slots[1]))
+    return PackedBatch(rows, slots, self.prompt_length, self.placement)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,27 +100,33 @@ class PackedBatch:
   """Examples of one batch, row by row.
 
   Attributes:
-    rows: [R, S] int, indices of the examples of each row, PADDING_ROW behind them.
+    rows: [R, S] int, indices of the examples of each row, PADDING_ROW where there is none.
     shape: (input slots T, target slots L) of a row.
-    packing: which chose the shape.
+    prompt_length: free slots of every example, P.
+    placement: where they are.
   """
   rows: np.ndarray
   shape: Shape
-  packing: Packing
+  prompt_length: int = 0
+  placement: str = 'prefix'
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class PackedPlan:
-  """The batches of a plan, packed; batch number n is a pure function of n.
+  """The endless sequence of packed training batches; batch number n is a pure function of n.
 
   Attributes:
-    plan: which examples a batch holds, over all hosts.
-    packing: how they are laid out.
+    lengths: [N, 2] input and target lengths; those that the packing was chosen for.
+    packing: how they share rows.
+    seed: of the shuffle.
+    remainder: see plan.epoch_plan.
     process_index: which host this is; it reads consecutive rows.
     process_count: number of hosts; it divides the rows of every shape.
   """
-  plan: TrainPlan
+  lengths: np.ndarray
   packing: Packing
+  seed: int = 0
+  remainder: str = 'pad'
   process_index: int = 0
   process_count: int = 1
 
@@ -93,66 +135,147 @@ class PackedPlan:
       raise UserError(
           f'Packed batches of {[shape[0] for shape in self.packing.shapes]} rows cannot be divided '
           f'among {self.process_count} processes; choose the packing with a row_multiple of it.')
+    if not self.epoch_length:
+      raise UserError(f'{len(self.lengths)} examples do not fill one batch of {self.batch_size}; '
+                      'lower BATCH_SIZE.')
 
   @property
   def epoch_length(self) -> int:
     """Batches of one epoch."""
-    return self.plan.epoch_length
+    return plan_lib.batches_per_epoch(len(self.lengths), self.batch_size, self.remainder)
 
   @property
   def batch_size(self) -> int:
     """Examples of a batch."""
-    return self.plan.batch_size
-
-  @property
-  def remainder(self) -> str:
-    """What becomes of the examples that do not fill a batch."""
-    return self.plan.remainder
+    return self.packing.batch_size
 
   @property
   def buckets(self) -> tuple[PackedShape, ...]:
     """Every (R, T, L) that a batch can have, over all hosts."""
     return self.packing.shapes
 
-  def __getitem__(self, n: int) -> PackedBatch:
-    batch = self.packing.pack(self.plan.lengths, self.plan[n].rows)
-    share = len(batch.rows) // self.process_count
-    return dataclasses.replace(
-        batch, rows=batch.rows[self.process_index * share:(self.process_index + 1) * share])
+  def __getitem__(self, n: int) -> Batch | PackedBatch:
+    epoch, place = divmod(n, self.epoch_length)
+    return plan_lib.host_share(self._epoch(epoch)[place], self.process_index, self.process_count)
+
+  @functools.cached_property
+  def _epoch(self):
+    # Two: a prefetching thread may be one epoch ahead.
+    return functools.lru_cache(maxsize=2)(lambda epoch: self.packing.epoch(
+        self.lengths, seed=self.seed, epoch=epoch, remainder=self.remainder))
 
 
-def packed_plan(packing: Packing, *, lengths: np.ndarray, process_index: int = 0,
-                process_count: int = 1, **options) -> PackedPlan:
-  """The packed form of a TrainPlan with a single bucket; `options` are those of TrainPlan."""
-  plan = TrainPlan(lengths=lengths, buckets=one_bucket(lengths), **options)
-  return PackedPlan(plan, packing, process_index, process_count)
+def choose_packing(
+    lengths: np.ndarray,
+    batch_size: int,
+    cost: RowCost,
+    *,
+    prompt_length: int = 0,
+    placement: str = 'prefix',
+    max_shapes: int = 6,
+    row_multiple: int = 1,
+) -> Packing:
+  """Divides the examples into groups of like sizes and lets those of a group share rows.
 
-
-def fill_rows(sizes: np.ndarray, inputs: int, targets: int) -> list[list[int]]:
-  """Best-fit decreasing: the longest example first, each into the fullest row that has room.
+  A row holds the longest with the shortest, so that all are filled alike: twice, four or eight
+  times as long rows need less padding, and attention over neighbours costs more. The cut of inputs
+  or targets that saves most is made first, until there are max_shapes groups.
 
   Args:
-    sizes: [n, 2] input slots (prompt included) and target slots of each example, none larger than
-      a row.
-    inputs: input slots of a row.
-    targets: target slots of a row.
+    lengths: [N, 2] input and target lengths.
+    batch_size: examples of a batch.
+    cost: of a row, from row_cost.
+    prompt_length: slots of a soft prompt in every example.
+    placement: of the soft prompt.
+    max_shapes: most groups, the shape of each of which is compiled once.
+    row_multiple: rows of a batch are a multiple of it.
+  """
+  sizes = lengths[_order(lengths)] + np.asarray([prompt_length, 0])
+  counts = [2**i for i in range(_MOST_IN_A_ROW.bit_length())
+            if batch_size % (2**i * row_multiple) == 0] or [1]
+  price = functools.partial(_price, sizes, counts, cost)
+  cuts = [_best_cut(sizes, np.arange(len(sizes)), batch_size, price)]
+  while len(cuts) < max_shapes and max(cut.saved for cut in cuts) > 0:
+    best = max(range(len(cuts)), key=lambda i: cuts[i].saved)
+    cuts[best:best + 1] = [_best_cut(sizes, np.sort(part), batch_size, price)
+                           for part in cuts[best].parts]
+  groups = []
+  for cut in cuts:
+    rows, totals = fold(sizes[cut.ranks], price(cut.ranks)[1])
+    groups.append(Group(np.append(cut.ranks, PADDING_ROW)[rows], _slots(totals)))
+  return Packing(groups=tuple(groups), batch_size=batch_size, prompt_length=prompt_length,
+                 placement=placement)
+
+
+def fold(sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+  """Lets `count` examples share each row, so that all rows are filled alike.
+
+  The longest goes with the shortest, then the longest pair with the shortest pair, and so on.
+
+  Args:
+    sizes: [n, 2] input and target slots of each example.
+    count: a power of two.
 
   Returns:
-    Indices of each row's examples; ties go by index, so that the result is one of the sizes alone.
+    Indices [rows, count], the largest first, PADDING_ROW where there is none; and the slots of
+    every row [rows, 2]. Both depend on the sizes alone, not on the order of equal ones.
   """
-  order = np.argsort(-np.max(sizes / (inputs, targets), axis=1), kind='stable')
-  room = np.tile([inputs, targets], (len(sizes), 1))
-  rows = []
-  for example in order:
-    fits = np.flatnonzero((room[:len(rows)] >= sizes[example]).all(axis=1))
-    if len(fits):
-      row = int(fits[room[fits, 0].argmin()])
-    else:
-      row = len(rows)
-      rows.append([])
-    rows[row].append(int(example))
-    room[row] -= sizes[example]
-  return rows
+  missing = -len(sizes) % count
+  rows = np.append(np.full(missing, PADDING_ROW), np.arange(len(sizes)))[:, None]
+  totals = np.concatenate([np.zeros((missing, 2), sizes.dtype), sizes])
+  while rows.shape[1] < count:
+    order = _order(totals)
+    short, long = order[:len(order) // 2], order[len(order) // 2:][::-1]
+    rows = np.concatenate([rows[long], rows[short]], axis=1)
+    totals = totals[long] + totals[short]
+  return np.sort(rows, axis=1)[:, ::-1], totals
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+  """What dividing a group of ranks in two `parts` saves, in FLOPs; 0 where nothing does."""
+  ranks: np.ndarray
+  saved: float = 0.0
+  parts: tuple[np.ndarray, ...] = ()
+
+
+def _best_cut(sizes, ranks, batch_size, price):
+  """The cut of inputs or targets that saves most; what fills no batch stays in the lower part."""
+  whole, best = price(ranks)[0], _Cut(ranks)
+  most = len(ranks) // batch_size - _FEWEST_BATCHES
+  if most < _FEWEST_BATCHES:
+    return best
+  above = np.unique(np.concatenate([np.linspace(_FEWEST_BATCHES, most, _CUTS),
+                                    np.geomspace(_FEWEST_BATCHES, most, _CUTS)]).astype(int))
+  for column in (0, 1):
+    ordered = ranks[np.argsort(sizes[ranks, column], kind='stable')]
+    for place in (len(ranks) - above * batch_size).tolist():
+      parts = ordered[:place], ordered[place:]
+      saved = whole - sum(price(part)[0] for part in parts)
+      if saved > best.saved:
+        best = _Cut(ranks, saved, parts)
+  return best
+
+
+def _price(sizes, counts, cost, ranks):
+  """(FLOPs, examples a row) of the cheapest layout of a group, measured on a sample of it."""
+  sample = sizes[np.sort(ranks[::len(ranks) // _SAMPLE + 1])]
+  prices = []
+  for count in counts:
+    flops = len(ranks) / count * cost(*_slots(fold(sample, count)[1]))
+    prices.append((flops if count == 1 else flops / _SHARING_PAYS, count))
+  return min(prices)
+
+
+def _slots(totals):
+  """The (T, L) that holds every row."""
+  return tuple(-(-int(most) // multiple) * multiple for most, multiple in zip(
+      totals.max(axis=0), (_INPUTS_MULTIPLE, _TARGETS_MULTIPLE), strict=True))
+
+
+def _order(sizes):
+  """Indices that sort [n, 2] by inputs, then targets."""
+  return np.lexsort((sizes[:, 1], sizes[:, 0]))
 
 
 def row_cost(config: T5Config) -> RowCost:
@@ -176,61 +299,6 @@ def row_cost(config: T5Config) -> RowCost:
   return cost
 
 
-def choose_packing(
-    lengths: np.ndarray,
-    batch_size: int,
-    cost: RowCost,
-    *,
-    prompt_length: int = 0,
-    placement: str = 'prefix',
-    max_shapes: int = 6,
-    row_multiple: int = 1,
-) -> Packing:
-  """Chooses the shapes that cost least on a sample of batches.
-
-  The first holds every sampled batch; each further one is that which then saves most. Two are spare
-  ones, seldom seen: for batches longer than all sampled ones, and one row an example.
-
-  Args:
-    lengths: [N, 2] input and target lengths.
-    batch_size: examples of a batch.
-    cost: of a row, from row_cost.
-    prompt_length: slots of a soft prompt in every example.
-    placement: of the soft prompt.
-    max_shapes: most shapes without the spare ones; each is compiled once, when it is first seen.
-    row_multiple: rows of a batch are a multiple of it.
-  """
-  sample = [_sizes(lengths[batch], prompt_length) for batch in _sample(lengths, batch_size)]
-  sizes = _sizes(lengths, prompt_length)
-  shapes, costs = [], []
-  for slots in _layouts(sizes, sample, batch_size):
-    needed = _up(np.asarray([len(fill_rows(batch, *slots)) for batch in sample]), row_multiple)
-    for rows in np.unique(needed):
-      shapes.append((int(rows), *slots))
-      costs.append(np.where(needed <= rows, rows * cost(*slots), np.inf))
-  chosen = [shapes[i] for i in _cheapest(np.asarray(costs), max_shapes)]
-  rows, *slots = chosen[0]
-  spare = (_up(int(np.ceil(_SPARE_ROWS * rows)), row_multiple), *slots)
-  single = (_up(batch_size, row_multiple), _up(int(sizes[:, 0].max()), _INPUTS_MULTIPLE),
-            _up(int(sizes[:, 1].max()), _TARGETS_MULTIPLE))
-  price = lambda shape: shape[0] * cost(*shape[1:])  # noqa: E731
-  cheaper = {shape for shape in (*chosen, spare) if price(shape) < price(single)}
-  return Packing(shapes=(*sorted(cheaper, key=price), single), prompt_length=prompt_length,
-                 placement=placement)
-
-
-def _cheapest(costs, most):
-  """Greedy choice of up to `most` rows of costs [shapes, batches] whose minimum is least."""
-  chosen, best = [], np.full(costs.shape[1], np.inf)
-  while len(chosen) < most:
-    totals = np.minimum(costs, best).sum(axis=1)
-    if totals.min() >= best.sum():
-      break
-    chosen.append(int(totals.argmin()))
-    best = np.minimum(best, costs[chosen[-1]])
-  return chosen
-
-
 def wasted_flops(lengths: np.ndarray, batches: Sequence, cost: RowCost,
                  prompt_length: int = 0) -> float:
   """Share of the FLOPs of these batches that no padding and no neighbour in a row would save.
@@ -246,7 +314,7 @@ def wasted_flops(lengths: np.ndarray, batches: Sequence, cost: RowCost,
     inputs, targets = batch.shape
     inserted = 0 if isinstance(batch, PackedBatch) else prompt_length
     spent += len(batch.rows) * cost(inputs + inserted, targets)
-    sizes = _sizes(lengths[batch.rows[batch.rows >= 0]], prompt_length)
+    sizes = lengths[batch.rows[batch.rows >= 0]] + np.asarray([prompt_length, 0])
     needed += sum(cost(*size) for size in sizes.tolist())
   return 1.0 - needed / spent
 
@@ -260,7 +328,7 @@ def assemble(
 
   Args:
     pairs: (input ids, target ids) of the examples in the order of batch.rows.
-    batch: from Packing.pack.
+    batch: from Packing.epoch.
 
   Returns:
     encoder_input_tokens, encoder_segment_ids (1, 2, ... in each row, 0 at padding) and
@@ -268,16 +336,15 @@ def assemble(
     within each segment), decoder_target_tokens, decoder_segment_ids and decoder_positions [R, L],
     all int32; decoder_loss_weights [R, L] float32.
   """
-  packing, count = batch.packing, len(batch.rows)
-  encoder = _Side(count, batch.shape[0])
-  decoder = _Side(count, batch.shape[1], ('shifted', 'weights'))
+  encoder = _Side(len(batch.rows), batch.shape[0])
+  decoder = _Side(len(batch.rows), batch.shape[1], ('shifted', 'weights'))
   remaining = iter(pairs)
   for row, members in enumerate(batch.rows):
     for segment, _ in enumerate(members[members >= 0], start=1):
       inputs, targets = next(remaining)
-      start = int(soft_prompt.slot_start(packing.placement, np.asarray(len(inputs))))
+      start = int(soft_prompt.slot_start(batch.placement, np.asarray(len(inputs))))
       encoder.write(row, segment, np.insert(
-          inputs, start, np.zeros(packing.prompt_length, inputs.dtype)))
+          inputs, start, np.zeros(batch.prompt_length, inputs.dtype)))
       decoder.write(row, segment, targets, shifted=np.r_[0, targets[:-1]][:len(targets)],
                     weights=1)
   return {
@@ -306,41 +373,3 @@ class _Side(dict):
     values = {'tokens': tokens, 'segment_ids': segment, 'positions': np.arange(len(tokens))}
     for name, value in (values | more).items():
       self[name][row, place] = value
-
-
-def one_bucket(lengths: np.ndarray) -> tuple[Shape]:
-  """The single shape that holds every example."""
-  return (tuple(lengths.max(axis=0).tolist()),)
-
-
-def _sizes(lengths, prompt_length):
-  return lengths + np.asarray([prompt_length, 0])
-
-
-def _up(value, multiple):
-  return -(-value // multiple) * multiple
-
-
-def _sample(lengths, batch_size):
-  """Examples of the batches that a layout is chosen on."""
-  fewest, most = _SAMPLED_BATCHES
-  wanted = int(np.clip(_SAMPLED_EXAMPLES // batch_size, fewest, most))
-  batches, epoch = [], 0
-  while len(batches) < wanted:
-    batches += plan_lib.epoch_plan(lengths, one_bucket(lengths), batch_size, epoch=epoch)
-    epoch += 1
-  return [batch.rows[batch.rows >= 0] for batch in batches[:wanted]]
-
-
-def _layouts(sizes, sample, batch_size):
-  """(T, L) that are worth a try: each holds the longest example."""
-  (inputs, targets), mean = sizes.max(axis=0), sizes[:, 0].mean()
-  widest = max(1.25 * inputs, min(_EXAMPLES_A_ROW, batch_size) * mean)
-  widths = _up(np.geomspace(inputs, widest, _WIDTHS).astype(int), _INPUTS_MULTIPLE)
-  for width in np.unique(widths).tolist():
-    totals = np.concatenate([
-        [batch[row, 1].sum() for row in fill_rows(batch, width, np.iinfo(np.int64).max)]
-        for batch in sample])
-    fitting = np.maximum(targets, np.quantile(totals, (0.5, 0.75, 1.0))).astype(int)
-    for rounded in np.unique(_up(fitting, _TARGETS_MULTIPLE)).tolist():
-      yield width, rounded

@@ -142,7 +142,8 @@ def host_share(batch: Batch, process_index: int, process_count: int) -> Batch:
         f'BATCH_SIZE={len(batch.rows)} cannot be divided among {process_count} processes; choose a '
         'multiple.')
   share = len(batch.rows) // process_count
-  return Batch(batch.rows[process_index * share:(process_index + 1) * share], batch.shape)
+  return dataclasses.replace(
+      batch, rows=batch.rows[process_index * share:(process_index + 1) * share])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

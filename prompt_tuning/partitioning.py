@@ -23,19 +23,22 @@ PARAMETER_AXES = (
     (_STACK + r'/\w*attention/out/kernel', ('joined_kv', 'embed')),
     (_STACK + r'/mlp/wi(_\d+)?/kernel', ('embed', 'mlp')),
     (_STACK + r'/mlp/wo/kernel', ('mlp', 'embed')),
-    (_STACK + r'/pre_\w+_layer_norm/scale', ('embed',)),
-    (r'(encoder|decoder)/(encoder|decoder)_norm/scale', ('embed',)),
+    (_STACK + r'/pre_\w+_layer_norm/scale', ('norm',)),
+    (r'(encoder|decoder)/(encoder|decoder)_norm/scale', ('norm',)),
 )
 
 # Logical axis -> mesh axis; None is replicated. Tensor parallelism as in Megatron-LM (Shoeybi et
 # al. 2019): the first product of a block splits its outputs, the second its inputs.
 LOGICAL_AXIS_RULES = (
     ('batch', 'data'),
+    ('length', None),
+    ('residual', None),
     ('vocab', 'model'),
     ('heads', 'model'),
     ('joined_kv', 'model'),
     ('mlp', 'model'),
     ('embed', None),
+    ('norm', None),
     ('relpos_buckets', None),
     ('layers', None),
     ('kv', None),
@@ -44,7 +47,47 @@ LOGICAL_AXIS_RULES = (
 )
 
 
-def make_mesh(num_partitions=1, model_parallel_submesh=None, devices=None):
+def logical_axis_rules(parameter_partitioning_dims=1, activation_partitioning_dims=1):
+  """LOGICAL_AXIS_RULES, or those that split more, under T5X's names for them.
+
+  Args:
+    parameter_partitioning_dims: 2 splits parameters over the data axis too (fully sharded, as in
+      ZeRO stage 3, Rajbhandari et al. 2020): each layer is gathered where it is used.
+    activation_partitioning_dims: 2 splits the residual stream between blocks over the model axis
+      too: its all-reduces become a reduce-scatter and an all-gather of the same bytes together, and
+      what the backward pass keeps of it shrinks (GSPMD, Xu et al. 2021, section 4).
+
+  Raises:
+    UserError: another number than 1 or 2.
+  """
+  given = {'PARAMETER_PARTITIONING_DIMS': parameter_partitioning_dims,
+           'ACTIVATION_PARTITIONING_DIMS': activation_partitioning_dims}
+  for name, dims in given.items():
+    if dims not in (1, 2):
+      raise errors.UserError(f'{name} is {dims!r}; allowed: 1, 2.')
+  more = (('embed', 'data'),) * (parameter_partitioning_dims == 2)
+  more += (('residual', 'model'),) * (activation_partitioning_dims == 2)
+  return (*more, *LOGICAL_AXIS_RULES)
+
+
+def mesh_shape(given):
+  """(data, model) from MESH, a text as in '4x8' or two whole numbers.
+
+  Raises:
+    UserError: anything else.
+  """
+  sizes = given.lower().split('x') if isinstance(given, str) else given
+  try:
+    data, model = (int(size) for size in sizes)
+  except (TypeError, ValueError):
+    data = model = 0
+  if data < 1 or model < 1:
+    raise errors.UserError(f"MESH is {given!r}: give the sizes of the axes data and model, as in "
+                           "'4x8' (32 devices, 8 of them share one copy of the model).")
+  return data, model
+
+
+def make_mesh(num_partitions=1, model_parallel_submesh=None, devices=None, *, shape=None):
   """A mesh of axes (data, model) over the devices.
 
   Args:
@@ -52,11 +95,19 @@ def make_mesh(num_partitions=1, model_parallel_submesh=None, devices=None):
     model_parallel_submesh: T5X's form of the same, per-dimension sizes on a TPU torus whose product
       is the model parallelism; in place of num_partitions.
     devices: the devices to use, all by default.
+    shape: (data, model), in place of both; it has to be that of all devices.
 
   Raises:
-    UserError: the number of devices is no multiple of the model parallelism.
+    UserError: the number of devices is no multiple of the model parallelism, or not that of shape.
   """
   devices = jax.devices() if devices is None else devices
+  if shape is not None:
+    num_partitions = shape[1]
+    if shape[0] * shape[1] != len(devices):
+      raise errors.UserError(
+          f'MESH={shape[0]}x{shape[1]} has {shape[0] * shape[1]} devices and there are '
+          f'{len(devices)}: give sizes whose product is {len(devices)}, or plan for other devices '
+          'with --dry_run.')
   given = f'num_partitions={num_partitions}'
   if model_parallel_submesh is not None:
     given = f'model_parallel_submesh={tuple(model_parallel_submesh)}'

@@ -29,7 +29,8 @@ def test_every_backbone_parameter_has_axes(options, leaves):
   axes = partitioning.parameter_axes(abstract)
   assert set(axes) == set(params_lib.flatten(abstract))
   flat = params_lib.flatten(abstract)
-  sizes = {'vocab': 64, 'embed': 16, 'heads': 4, 'joined_kv': 32, 'mlp': 24, 'relpos_buckets': 32}
+  sizes = {'vocab': 64, 'embed': 16, 'heads': 4, 'joined_kv': 32, 'mlp': 24, 'norm': 16,
+           'relpos_buckets': 32}
   compared = 0
   for path, names in axes.items():
     depth = 2 if path.startswith('encoder') else 3
@@ -69,7 +70,7 @@ def test_a_rule_of_another_rank_is_an_error():
 
 @pytest.mark.parametrize('kwargs, shape', [
     ({}, (8, 1)), ({'num_partitions': 4}, (2, 4)),
-    ({'model_parallel_submesh': (2, 2, 2, 1)}, (1, 8))])
+    ({'model_parallel_submesh': (2, 2, 2, 1)}, (1, 8)), ({'shape': (2, 4)}, (2, 4))])
 def test_mesh(kwargs, shape):
   mesh = partitioning.make_mesh(**kwargs)
   assert mesh.axis_names == ('data', 'model') and mesh.devices.shape == shape
@@ -80,6 +81,31 @@ def test_mesh(kwargs, shape):
 def test_a_mesh_that_does_not_divide_the_devices_is_refused(kwargs):
   with pytest.raises(errors.UserError, match='8 devices: give a divisor of 8'):
     partitioning.make_mesh(**kwargs)
+
+
+def test_mesh_of_other_devices_is_refused():
+  with pytest.raises(errors.UserError, match='MESH=4x8 has 32 devices and there are 8'):
+    partitioning.make_mesh(shape=(4, 8))
+
+
+def test_mesh_shape():
+  assert partitioning.mesh_shape('4x8') == partitioning.mesh_shape((4, 8)) == (4, 8)
+  for wrong in ('4', '4x0', 'axb', (4, 8, 2), 32, '4.0x8'):
+    with pytest.raises(errors.UserError, match="as in '4x8'"):
+      partitioning.mesh_shape(wrong)
+
+
+def test_parameters_and_activations_are_split_further_where_asked():
+  mesh = partitioning.make_mesh(num_partitions=4)
+  rules = partitioning.logical_axis_rules(2, 2)
+  spec = partitioning.partition_spec
+  assert spec(('embed', 'joined_kv'), (16, 32), mesh, rules) == PartitionSpec('data', 'model')
+  assert spec(('batch', 'length', 'residual'), (8, 3, 16), mesh, rules) == PartitionSpec(
+      'data', None, 'model')
+  assert spec(('prompt', None), (100, 16), mesh, rules) == PartitionSpec(None, None)
+  assert partitioning.logical_axis_rules() == partitioning.LOGICAL_AXIS_RULES
+  with pytest.raises(errors.UserError, match='ACTIVATION_PARTITIONING_DIMS is 3; allowed: 1, 2'):
+    partitioning.logical_axis_rules(1, 3)
 
 
 def test_partition_spec_replicates_what_does_not_divide():

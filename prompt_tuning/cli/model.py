@@ -15,6 +15,7 @@ from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft import model as peft_model
 from prompt_tuning.peft import prompt_init
+from prompt_tuning.peft.block_edges import BlockEdges
 from prompt_tuning.peft.method import Method
 from prompt_tuning.peft.soft_prompt import SoftPrompt
 from prompt_tuning.vocabulary import Vocabulary
@@ -37,6 +38,9 @@ class ModelConfig:
     param_dtype: of the backbone's parameters, 'float32' or 'bfloat16'.
     num_partitions: devices that share one copy of the model.
     model_parallel_submesh: the same as sizes on a TPU torus, in place of num_partitions.
+    mesh: sizes of the axes data and model, in place of both; see partitioning.mesh_shape.
+    parameter_partitioning_dims: see partitioning.logical_axis_rules.
+    activation_partitioning_dims: see partitioning.logical_axis_rules.
     seed: of random parameters and of the methods' first values.
     class_labels: a list of texts, or {value: text}, that prompts start from; None: the task's.
   """
@@ -50,6 +54,9 @@ class ModelConfig:
   param_dtype: str = 'float32'
   num_partitions: int = 1
   model_parallel_submesh: tuple[int, ...] | None = None
+  mesh: str | tuple[int, int] | None = None
+  parameter_partitioning_dims: int = 1
+  activation_partitioning_dims: int = 1
   seed: int = 0
   class_labels: Sequence[str] | Mapping | None = None
 
@@ -57,6 +64,9 @@ class ModelConfig:
     if self.param_dtype not in restore.PARAM_DTYPES:
       raise UserError(f'PARAM_DTYPE is {self.param_dtype!r}; allowed: '
                       f'{list(restore.PARAM_DTYPES)}.')
+    if self.mesh is not None:
+      object.__setattr__(self, 'mesh', partitioning.mesh_shape(self.mesh))
+    axis_rules(self)
     labels = self.class_labels
     if isinstance(labels, Mapping):
       labels = tuple(dict.fromkeys(labels.values()))
@@ -95,7 +105,19 @@ class Model:
 
 def mesh(config: ModelConfig) -> jax.sharding.Mesh:
   """The mesh of the configuration over all devices."""
-  return partitioning.make_mesh(config.num_partitions, config.model_parallel_submesh)
+  return partitioning.make_mesh(config.num_partitions, config.model_parallel_submesh,
+                                shape=config.mesh)
+
+
+def axis_rules(config: ModelConfig) -> tuple:
+  """The logical axis rules of the configuration."""
+  return partitioning.logical_axis_rules(config.parameter_partitioning_dims,
+                                         config.activation_partitioning_dims)
+
+
+def on_mesh(model: peft_model.PeftModel, mesh: jax.sharding.Mesh, rules) -> peft_model.PeftModel:
+  """The model with its activations bound to the mesh; as it is on one device."""
+  return model if mesh.size == 1 else model.clone(edges=BlockEdges(mesh=mesh, rules=rules))
 
 
 def module(config: ModelConfig, labels=None) -> peft_model.PeftModel:
@@ -131,9 +153,11 @@ def load(config: ModelConfig, labels=None) -> Model:
   Raises:
     UserError: a checkpoint, vocabulary or prompt file that is not there or does not fit.
   """
-  model, devices = module(config, labels), mesh(config)
+  devices, rules = mesh(config), axis_rules(config)
+  model = on_mesh(module(config, labels), devices, rules)
   abstract = peft_model.abstract_params(model.backbone)
-  shardings = params_lib.flatten(partitioning.parameter_shardings(abstract, devices))
+  shardings = params_lib.flatten(
+      partitioning.parameter_shardings(abstract, devices, rules=rules))
   backbone = restore.load_backbone(
       config.checkpoint, config=model.backbone.config, param_dtype=config.param_dtype,
       vocabulary=config.vocabulary, shardings=shardings, seed=config.seed)
@@ -145,7 +169,7 @@ def load(config: ModelConfig, labels=None) -> Model:
       model, jax.random.key(config.seed), backbone.params, backbone.vocabulary.encode)
   if config.prompt_file is not None:
     params = _with_prompt_file(config, model, params, backbone)
-  params = partitioning.shard_params(params, devices, method_axes(model))
+  params = partitioning.shard_params(params, devices, method_axes(model), rules=rules)
   return Model(peft=model, params=params, mesh=devices, vocabulary=backbone.vocabulary,
                base_fingerprint=backbone.fingerprint, base_step=backbone.base_step or 0)
 

@@ -29,7 +29,8 @@ FREE = frozenset((
     'save_period', 'write_period', 'patience', 'keep_last', 'keep_best', 'keep_every',
     'skip_nonfinite_steps', 'eval_batch_size', 'doctor',
     # on what: the same numbers up to the order of sums
-    'num_partitions', 'model_parallel_submesh', 'remat_policy',
+    'num_partitions', 'model_parallel_submesh', 'mesh', 'parameter_partitioning_dims',
+    'activation_partitioning_dims', 'remat_policy',
     # where: the content is compared by fingerprints
     'model_dir', 'cache_dir', 'use_cached_tasks', 'checkpoint', 'vocabulary', 'train_file',
     'eval_file', 'data_dir'))

@@ -141,7 +141,8 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
         {'plan': plan, 'base_fingerprint': model.base_fingerprint})
     step_fn = step.make_train_step(
         model.peft, config.optimizer, loss=config.loss, num_microbatches=config.num_microbatches,
-        max_nonfinite=config.skip_nonfinite_steps)
+        max_nonfinite=config.skip_nonfinite_steps,
+        state_shardings=state_lib.shardings(state, config.optimizer, model.mesh))
     with _open_writers(folder, start, last_step) as writer, interruption:
       if config.doctor:
         writer = checkup.watched(writer, config, evaluate, prompt_start, first_step)
@@ -180,9 +181,7 @@ def new_state(config: TrainConfig, model: model_lib.Model, trainable, first_step
   One placement for the whole state: another after the first step would compile a second time.
   """
   state = state_lib.create(trainable, config.optimizer, first_step)
-  return state.replace(**{
-      field.name: partitioning.replicate(getattr(state, field.name), model.mesh)
-      for field in dataclasses.fields(state) if field.name != 'trainable'})
+  return jax.device_put(state, state_lib.shardings(state, config.optimizer, model.mesh))
 
 
 def _hold(folder: pathlib.Path):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from prompt_tuning import params as trees
 from prompt_tuning.errors import UserError
+from prompt_tuning.peft.block_edges import BlockEdges
 from prompt_tuning.peft.method import EncodeText, Method
 
 
@@ -21,10 +22,12 @@ class PeftModel(nn.Module):
   Attributes:
     backbone: the Linen module, such as `T5(config)`.
     methods: applied in order; () is the bare backbone.
+    edges: where activations lie on a mesh; None leaves it to the compiler.
   """
 
   backbone: nn.Module
   methods: tuple[Method, ...] = ()
+  edges: BlockEdges | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -58,8 +61,9 @@ class PeftModel(nn.Module):
 
   def _intercepted(self):
     stack = contextlib.ExitStack()
-    for method in self.methods:
-      stack.enter_context(nn.intercept_methods(method))
+    # The edges first, so that they see what the methods return.
+    for interceptor in (*filter(None, (self.edges,)), *self.methods):
+      stack.enter_context(nn.intercept_methods(interceptor))
     return stack
 
 

@@ -45,7 +45,8 @@ class SoftPrompt(Method):
   placement: str = 'prefix'
   init: Callable = prompt_init.SampledVocab()
 
-  logical_axes: ClassVar = ((prompt_init.PROMPT_PATH, ('prompt', 'embed')),)
+  # No 'embed': a few thousand numbers stay whole on every device, however the rest is split.
+  logical_axes: ClassVar = ((prompt_init.PROMPT_PATH, ('prompt', None)),)
   unseen: ClassVar = ('placement',)
 
   def __post_init__(self):

@@ -20,7 +20,7 @@ _OPTIONAL_FEATURES = ('encoder_segment_ids', 'decoder_segment_ids', 'encoder_pos
 
 
 def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_dropout=True,
-                    max_nonfinite=0):
+                    max_nonfinite=0, state_shardings=None):
   """Builds the jitted training step.
 
   Args:
@@ -34,6 +34,9 @@ def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_d
     max_nonfinite: so many steps with a NaN or infinite loss or gradient are left out: their number
       counts, their update does not. From the next one on the state stays as it is, its step too,
       until the caller looks: it never has to wait for a step to know that the state is good.
+    state_shardings: TrainState of shardings that the new state gets, as of state.shardings; None
+      leaves them to the compiler, which may choose others than the old state has, so that the
+      second step is compiled again.
 
   Returns:
     step(state, frozen, batch, rng) -> (state, metrics): state is donated; frozen is a nested dict
@@ -49,7 +52,7 @@ def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_d
   forward = functools.partial(_forward, model, loss, enable_dropout)
   gradient = jax.value_and_grad(forward, has_aux=True)
 
-  @functools.partial(jax.jit, donate_argnums=0)
+  @functools.partial(jax.jit, donate_argnums=0, out_shardings=(state_shardings, None))
   def step(state, frozen, batch, rng):
     rng = jax.random.fold_in(rng, state.step)
     batch, factor = _with_loss_weights(batch, loss)

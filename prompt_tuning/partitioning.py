@@ -115,8 +115,11 @@ def make_mesh(num_partitions=1, model_parallel_submesh=None, devices=None, *, sh
   if num_partitions < 1 or len(devices) % num_partitions:
     raise errors.UserError(
         f'{given} does not divide the {len(devices)} devices: give a divisor of {len(devices)}.')
-  return jax.make_mesh((len(devices) // num_partitions, num_partitions), MESH_AXES,
+  mesh = jax.make_mesh((len(devices) // num_partitions, num_partitions), MESH_AXES,
                        axis_types=(AxisType.Auto,) * 2, devices=devices)
+  # On a TPU torus the devices of a process need not lie together; the rows of a batch should.
+  rows = sorted(mesh.devices, key=lambda row: min(device.process_index for device in row))
+  return jax.sharding.Mesh(np.asarray(rows), MESH_AXES, axis_types=mesh.axis_types)
 
 
 def parameter_axes(abstract_params, method_rules=(), user_rules=()):
@@ -197,11 +200,32 @@ def replicate(tree, mesh):
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def data_share(mesh):
+  """(index, count): the rows of a batch that this process reads, one of `count` equal parts.
+
+  Processes whose devices share the copies of the model read the same rows.
+
+  Raises:
+    UserError: the processes' parts overlap in other ways.
+  """
+  process = jax.process_index()
+  mine = [i for i, row in enumerate(mesh.devices)
+          if any(device.process_index == process for device in row)]
+  together = {frozenset(device.process_index for device in mesh.devices[i]) for i in mine}
+  index, count = mine[0] // len(mine), len(mesh.devices) // len(mine)
+  if mine != list(range(index * len(mine), (index + 1) * len(mine))) or len(together) > 1:
+    raise errors.UserError(
+        f'The devices of process {process} belong to the copies {mine} of the model on a mesh of '
+        f'{dict(mesh.shape)}: give a NUM_PARTITIONS that divides, or is a multiple of, the '
+        f'{jax.local_device_count()} devices of a process.')
+  return index, count
+
+
 def shard_batch(batch, mesh):
   """Splits a batch by rows over the data axis.
 
   Args:
-    batch: dict of arrays [B, ...]: this process's rows.
+    batch: dict of arrays [B, ...]: this process's rows, the part that `data_share` names.
     mesh: the mesh.
 
   Returns:
@@ -211,7 +235,8 @@ def shard_batch(batch, mesh):
     UserError: the rows do not divide evenly.
   """
   sharding = NamedSharding(mesh, PartitionSpec('data'))
-  shards = max(mesh.shape['data'] // jax.process_count(), 1)
+  parts = data_share(mesh)[1]
+  shards = mesh.shape['data'] // parts
   rows = len(next(iter(batch.values())))
   if rows % shards:
     raise errors.UserError(

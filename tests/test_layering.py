@@ -10,9 +10,9 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'prompt_tuning'
 
 # From the ground up; the same table stands in docs/architecture.md.
-ROWS = ('errors', 'version', 'atomic_file', 'params', 'partitioning', 'tokenizer_json',
-        'vocabulary', 'losses', 'models', 'peft', 'decoding', 'training', 'checkpoints', 'data',
-        'evaluation', 'diagnosis', 'demo', 'cli')
+ROWS = ('errors', 'version', 'atomic_file', 'params', 'processes', 'partitioning',
+        'tokenizer_json', 'vocabulary', 'losses', 'models', 'peft', 'decoding', 'training',
+        'checkpoints', 'data', 'evaluation', 'diagnosis', 'demo', 'cli')
 # Where a heavy or optional library may be imported at all, and whether inside functions only.
 HOMES = {
     'tensorflow': ('data.seqio_bridge',),

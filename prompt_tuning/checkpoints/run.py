@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from prompt_tuning import version
+from prompt_tuning import processes, version
 from prompt_tuning.errors import UserError
 
 _ARRAYS, _RUN = 'arrays', 'run'
@@ -81,7 +81,8 @@ class RunCheckpoints:
     self._writable = create
     try:
       if create:
-        _put_back(self.directory)
+        with processes.first_before_others('put back'):
+          _put_back(self.directory)
       self._manager = _open_manager(self.directory, self._preserve, create)
     except OSError as error:
       raise UserError(f'Cannot use {self.directory} for checkpoints: {error}. Give a MODEL_DIR '
@@ -164,11 +165,12 @@ class RunCheckpoints:
     """Keeps a step under another name until the block has written it anew."""
     folder = self.directory / str(step)
     kept = folder.with_name(f'{_REPLACED}{step}')
-    if jax.process_index() == 0:
-      folder.rename(kept)
+    with processes.first_before_others('replace'):
+      if processes.is_first():
+        folder.rename(kept)
     self._manager.reload()
     yield
-    if jax.process_index() == 0:
+    if processes.is_first():
       shutil.rmtree(kept)
 
   def restore(self, like, step: int | None = None, *, partial: bool = False) -> Restored:
@@ -240,8 +242,9 @@ class RunCheckpoints:
     folder = self.directory / str(step)
     _log.warning('%s cannot be read; going back to the one before: %s', folder, error)
     if self._writable:
-      if jax.process_index() == 0:
-        folder.rename(folder.with_name(f'damaged_{step}_{time.time_ns()}'))
+      with processes.first_before_others('set aside'):
+        if processes.is_first():
+          folder.rename(folder.with_name(f'damaged_{step}_{time.time_ns()}'))
       self._manager.reload()
       self._scores.pop(step, None)
 
@@ -352,13 +355,8 @@ def _data(leaf):
 
 def _to_host(tree) -> dict[str, np.ndarray]:
   """Copies, because the next step donates these very buffers while orbax still writes."""
-  flat = {}
-  for path, leaf in _flatten(tree).items():
-    leaf = jax.random.key_data(leaf) if _is_key(leaf) else leaf
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-      from jax.experimental import multihost_utils
-      leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    flat[path] = np.array(leaf)
+  flat = processes.to_host({path: jax.random.key_data(leaf) if _is_key(leaf) else leaf
+                            for path, leaf in _flatten(tree).items()})
   return {path: array for path, array in flat.items() if array.size}  # orbax refuses empty ones
 
 

@@ -7,9 +7,11 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from prompt_tuning import partitioning, processes
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.data import cache as cache_lib
 from prompt_tuning.data import loader, overlap, packing
+from prompt_tuning.data import plan as plan_lib
 from prompt_tuning.data.task import Task
 from prompt_tuning.data.tasks import local_text
 from prompt_tuning.errors import UserError
@@ -97,9 +99,15 @@ def cache(config: DataConfig, split: str, vocabulary, folder: str | None) -> cac
     vocabulary: the backbone's.
     folder: the run's folder, for a configuration without cache_dir; None: the user's own cache.
   """
-  return cache_lib.build(
-      config.task, split, vocabulary, config.feature_lengths,
-      _folder(config, folder), rebuild=not config.use_cached_tasks)
+  with processes.first_before_others(f'cache of {split}'):
+    return cache_lib.build(
+        config.task, split, vocabulary, config.feature_lengths, _folder(config, folder),
+        rebuild=not config.use_cached_tasks and processes.is_first())
+
+
+def share(mesh) -> dict[str, int]:
+  """Which part of every batch this process reads, as arguments of the loaders."""
+  return dict(zip(('process_index', 'process_count'), partitioning.data_share(mesh), strict=True))
 
 
 def buckets(config: DataConfig, cache: cache_lib.Cache, prompt_length: int):
@@ -123,7 +131,7 @@ def training_batches(
   Raises:
     UserError: packing is asked for with a loss that counts padding.
   """
-  options = dict(seed=config.seed, remainder=config.remainder)
+  options = dict(seed=config.seed, remainder=config.remainder, **share(model.mesh))
   length = model.prompt_length
   bucketed = loader.training_plan(
       cache, batch_size, buckets=buckets(config, cache, length), **options)
@@ -161,7 +169,8 @@ def _layout(packing_: packing.Packing) -> str:
 
 def _first_batches(plan):
   """Batches of the first epoch, enough to measure."""
-  return [plan[n] for n in range(min(plan.epoch_length, _MEASURED_BATCHES))]
+  batches = plan_lib.whole(plan)  # processes that measured their own rows could disagree
+  return [batches[n] for n in range(min(plan.epoch_length, _MEASURED_BATCHES))]
 
 
 def _folder(config: DataConfig, folder: str | None) -> pathlib.Path:

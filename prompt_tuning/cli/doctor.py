@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import jax
 
-from prompt_tuning import partitioning
+from prompt_tuning import partitioning, processes
 from prompt_tuning.checkpoints import restore
 from prompt_tuning.cli import checkup, dry_run, evaluation, process
 from prompt_tuning.cli import config as config_lib
@@ -34,7 +34,7 @@ _WIDTH = 96
 
 def main(flags) -> int:
   """Runs the verb; 1 where there is a problem."""
-  process.start()
+  process.start(flags)
   config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
   config = config_lib.build(TrainConfig, flags.run_file)
   if flags.dry_run:
@@ -95,7 +95,8 @@ def _probe(config, model, cache, first, last):
     return []
   loader = loader_lib.for_training(
       cache, config.batch_size, seed=config.data.seed, remainder=config.data.remainder,
-      buckets=data_lib.buckets(config.data, cache, model.prompt_length))
+      buckets=data_lib.buckets(config.data, cache, model.prompt_length),
+      **data_lib.share(model.mesh))
   batch = partitioning.shard_batch(next(loader), model.mesh)
   loader.close()
   state = train_lib.new_state(config, model, trainable, first)
@@ -114,12 +115,12 @@ def _ask_untuned(config, model, cache):
     return []  # nothing is generated
   batches = loader_lib.for_evaluation(
       cache, config.eval_batch_size, max_batches=1,
-      buckets=data_lib.buckets(config.data, cache, 0))
+      buckets=data_lib.buckets(config.data, cache, 0), **data_lib.share(model.mesh))
   greedy = evaluation.with_length(DecodeConfig(), config.data)
   [batch] = batches
   decoded = generate_jit(model.peft.backbone, model.params,
                          partitioning.shard_batch(batch.arrays, model.mesh), greedy)
-  answers = model_checks.answers_of(batch, decoded.sequences, model.vocabulary)
+  answers = model_checks.answers_of(batch, processes.to_host(decoded.sequences), model.vocabulary)
   return model_checks.untuned_answers(answers, config.data.task.labels)
 
 

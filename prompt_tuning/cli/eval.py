@@ -5,6 +5,7 @@ import json
 import logging
 import pathlib
 
+from prompt_tuning import processes
 from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
@@ -37,7 +38,7 @@ class EvalConfig:
 
 def main(flags):
   """Runs the verb; the metrics go to stdout as one JSON object."""
-  process.start()
+  process.start(flags)
   past_run.parse(flags, reads_examples=True)
   config = config_lib.build(EvalConfig, flags.run_file)
   if flags.dry_run:
@@ -61,7 +62,7 @@ def run(config: EvalConfig) -> dict[str, float]:
   values = measure(params, 'predictions')
   if output is None:
     log.info('Predictions are not kept: give EVAL_OUTPUT_DIR to write them.')
-  else:
+  elif processes.is_first():
     text = json.dumps(values, indent=2) + '\n'
     write_atomically(output / 'metrics.json', lambda file: file.write(text.encode()))
     log.info('%s: predictions.jsonl, metrics.json.', output)

@@ -48,7 +48,8 @@ class Evaluation:
     self.answers = ()  # texts of the latest evaluation
     self._batches = loader_lib.for_evaluation(
         cache, batch_size, max_batches=max_batches,
-        buckets=data_lib.buckets(data, cache, model.prompt_length))
+        buckets=data_lib.buckets(data, cache, model.prompt_length),
+        **data_lib.share(model.mesh))
     self._before_batch = before_batch
     self._loss_step = step.make_eval_step(model.peft, loss=loss)
     # None: not known before the first evaluation.

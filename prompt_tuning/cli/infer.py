@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import jax
 
-from prompt_tuning import partitioning
+from prompt_tuning import partitioning, processes
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import dry_run, evaluation, past_run, process
@@ -54,7 +54,7 @@ class InferConfig:
 
 def main(flags):
   """Runs the verb."""
-  process.start()
+  process.start(flags)
   past_run.parse(flags, reads_examples=False)
   config = config_lib.build(InferConfig, flags.run_file)
   if flags.dry_run:
@@ -78,6 +78,7 @@ def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
       config=evaluation.with_length(config.decode, config.data),
       labels=config.data.task.labels if config.rank_labels else None,
       inputs_length=config.data.feature_lengths['inputs'], batch_size=config.batch_size,
+      share=partitioning.data_share(model.mesh),
       place_batch=functools.partial(partitioning.shard_batch, mesh=model.mesh))
   count = 0
   texts = itertools.chain([first], texts)
@@ -140,6 +141,9 @@ def _inputs_of(task, row: dict) -> str:
 def _reading(path: str):
   """The lines of a file, or of stdin for '-', as UTF-8 whatever the locale says."""
   if path == '-':
+    if jax.process_count() > 1:
+      raise UserError('--input=- is read by one process, and there are several: give a file that '
+                      'all of them can read.')
     yield lines_lib.split(lines_lib.pieces(sys.stdin.buffer, '--input=-'), '--input=-')
     return
   if not os.path.exists(path):
@@ -152,7 +156,7 @@ def _reading(path: str):
 @contextlib.contextmanager
 def _writing(path: str):
   """The standard output for '-', else a file that takes its place once all is answered."""
-  if path == '-':
+  if path == '-' or not processes.is_first():  # whose stdout leads nowhere
     if isinstance(sys.stdout, io.TextIOWrapper):
       sys.stdout.reconfigure(encoding='utf-8')
     yield sys.stdout

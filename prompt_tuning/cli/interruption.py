@@ -1,17 +1,21 @@
 """Being asked to stop: SIGTERM and SIGINT, and the preemption notice of a cluster.
 
 The first signal is remembered; the loop asks between steps, saves and ends, and the process leaves
-with EXIT_CODE. A second SIGINT ends the process at once, by the signal itself. Where
-jax.distributed is set up, its own service hears SIGTERM (or the cluster's notice) and agrees with
-all processes on the step to stop at, so nothing of ours stands in its way.
+with EXIT_CODE. A second SIGINT ends the process at once, by the signal itself. Of several processes
+any one may be asked: all stop before the same step.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 import jax
+from jax.experimental import multihost_utils
+
+from prompt_tuning import processes
 
 # EX_TEMPFAIL of sysexits.h, "try again later": what schedulers and service managers are told to
 # start anew. 143 and 130 would say that the signal killed the run and nothing was saved.
@@ -25,39 +29,39 @@ class Interruption(contextlib.AbstractContextManager):
 
   Example:
     with Interruption() as interruption:
-      loop.train(..., should_stop=interruption.should_stop)
+      stop = interruption.agreed()
+      loop.train(..., should_stop=lambda step: stop())
   """
 
   def __init__(self):
     self._requested = False
     self._before = {}
+    self._calls = itertools.count(1)
 
   def __enter__(self):
     # Handlers can be set from the main thread alone; elsewhere the program around decides.
-    if not jax.distributed.is_initialized() and (
-        threading.current_thread() is threading.main_thread()):
+    if threading.current_thread() is threading.main_thread():
       self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
     return self
 
   def __exit__(self, *unused):
     for number, handler in self._before.items():
-      signal.signal(number, handler)
+      signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
   @property
   def requested(self) -> bool:
-    """Whether a signal has come."""
+    """Whether this process was asked to stop."""
+    if jax.distributed.is_initialized() and not self._requested:
+      # The service of jax.distributed answers True at one call alone, the next after its largest
+      # count so far: training steps would not do, which may begin above that.
+      self._requested = multihost_utils.reached_preemption_sync_point(next(self._calls))
     return self._requested
 
-  def should_stop(self, step: int) -> bool:
-    """Whether to stop before this step; over several processes all get the same answer.
-
-    Args:
-      step: asked at every step, by every process.
-    """
-    if jax.distributed.is_initialized():
-      from jax.experimental import multihost_utils
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self._requested
+  def agreed(self) -> Callable[[], bool]:
+    """() -> whether to stop now, for every process to ask equally often; all get one answer."""
+    if jax.process_count() == 1:
+      return lambda: self.requested
+    return processes.Agreement(lambda: self.requested)
 
   def _hear(self, number, frame):
     self._requested = True

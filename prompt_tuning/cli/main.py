@@ -102,6 +102,13 @@ _GIN_FLAGS = (
 )
 _DRY_RUN = ('--dry_run', dict(
     action='store_true', help='build everything, print sizes and shapes, touch no file'))
+_PROCESS_FLAGS = (
+    ('--coordinator_address', dict(
+        metavar='HOST:PORT', help='where process 0 of several runs; found on TPU pods, under SLURM '
+        'and the like')),
+    ('--num_processes', dict(type=int, metavar='N', help='how many processes there are')),
+    ('--process_id', dict(type=int, metavar='I', help='which of them this is, from 0 on')),
+)
 _FORMATS = ('npy, safetensors or peft: the trained prompt or adapter; t5x or hf: the whole model, '
             'what can be merged merged into it')
 _OUTPUT = dict(metavar='PATH', required=True, help='the file or folder to write')
@@ -129,6 +136,7 @@ class Verb:
     run_file: the gin file that is read where the configuration comes from MODEL_DIR; None: the
       verb takes no gin files.
     own_flags: (name, keyword arguments of argparse) beside the flags that verbs share.
+    many_processes: whether several processes can do it together.
     module: in prompt_tuning/cli, if it is not called as the verb is.
   """
 
@@ -136,27 +144,29 @@ class Verb:
   example: str
   run_file: str | None = None
   own_flags: tuple = ()
+  many_processes: bool = False
   module: str | None = None
 
   @property
   def flags(self) -> tuple:
     """All flags that the verb takes."""
-    return (*(_GIN_FLAGS if self.run_file else ()), _DRY_RUN, *self.own_flags)
+    return (*(_GIN_FLAGS if self.run_file else ()), _DRY_RUN, *self.own_flags,
+            *(_PROCESS_FLAGS if self.many_processes else ()))
 
 
 VERBS = {
     'train': Verb(
         purpose='train a prompt (or another method, or the whole model) on a task',
-        example=_TRAIN_EXAMPLE, run_file='runs/train.gin'),
+        example=_TRAIN_EXAMPLE, run_file='runs/train.gin', many_processes=True),
     'doctor': Verb(
         purpose='check a configuration of `train` before it costs anything',
-        example=_DOCTOR_EXAMPLE, run_file='runs/train.gin'),
+        example=_DOCTOR_EXAMPLE, run_file='runs/train.gin', many_processes=True),
     'eval': Verb(
         purpose='measure a run or a prompt file on a task, write its predictions',
-        example=_EVAL_EXAMPLE, run_file='runs/eval.gin'),
+        example=_EVAL_EXAMPLE, run_file='runs/eval.gin', many_processes=True),
     'infer': Verb(
         purpose='answer the lines of a file or of stdin as JSONL',
-        example=_INFER_EXAMPLE, run_file='runs/infer.gin',
+        example=_INFER_EXAMPLE, run_file='runs/infer.gin', many_processes=True,
         own_flags=(
             ('--input', dict(metavar='FILE', default='-', help=(
                 'text lines or JSONL, see below; - is stdin'))),

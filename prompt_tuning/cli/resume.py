@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 
+from prompt_tuning import processes
 from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.checkpoints import run as run_lib
 from prompt_tuning.checkpoints.run_lock import RunLock
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import past_run
+from prompt_tuning.data import plan as plan_lib
 from prompt_tuning.errors import UserError
 from prompt_tuning.training import loop
 
@@ -248,11 +250,13 @@ def report_nonfinite(folder: pathlib.Path, loader, batch_of, steps):
   lines = [line for line in lines if json.loads(line)['step'] < steps[0]['step']]
   for bad in steps:
     batch = batch_of(bad['step'])
-    rows = loader.plan[batch].rows
+    rows = plan_lib.whole(loader.plan)[batch].rows
     ids = [record['id'] for record in loader.cache.records(rows[rows >= 0])]
     numbers = {name: value if isinstance(value, int) else str(value)  # JSON has no NaN
                for name, value in bad.items()}
     lines.append(json.dumps(numbers | {'batch': batch, 'examples': ids}))
     log.warning('Step %d was not applied: loss %s, gradient norm %s. Its examples are named in %s.',
                 bad['step'], bad.get('loss'), bad.get('grad_norm'), path)
+  if not processes.is_first():
+    return
   write_atomically(path, lambda file: file.write(''.join(f'{line}\n' for line in lines).encode()))

@@ -15,7 +15,7 @@ import jax
 import optax
 
 from prompt_tuning import params as params_lib
-from prompt_tuning import partitioning
+from prompt_tuning import partitioning, processes
 from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.checkpoints.run import RunCheckpoints
@@ -86,7 +86,7 @@ class TrainConfig:
 
 def main(flags) -> int:
   """Runs the verb; returns the exit code."""
-  process.start()
+  process.start(flags)
   config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
   config = config_lib.build(TrainConfig, flags.run_file)
   if flags.dry_run:
@@ -110,6 +110,7 @@ def run(config: TrainConfig) -> loop.Result:
 def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> loop.Result:
   """`run`, in a MODEL_DIR that is ours."""
   interruption = interruption_lib.Interruption()
+  stop = interruption.agreed()
   model = model_lib.load(config.model, config.data.task.labels)
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
   loader = data_lib.training_batches(
@@ -117,7 +118,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
   evaluate = evaluation.Evaluation(
       model, config.data, config.decode, config.eval_batch_size, config.eval_steps, folder=folder,
       output=folder / 'predictions', loss=config.loss, seed=config.seed,
-      before_batch=lambda: _stop_if(interruption.requested))
+      before_batch=lambda: _stop_if(stop()))
   loop_config = _loop_config(config, evaluate.metric_names)
   first_step, last_step = step_range(config, model)
   trainable, frozen = model.split()
@@ -144,7 +145,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
         max_nonfinite=config.skip_nonfinite_steps,
         state_shardings=state_lib.shardings(state, config.optimizer, model.mesh))
     with _open_writers(folder, start, last_step) as writer, interruption:
-      if config.doctor:
+      if config.doctor and processes.is_first():
         writer = checkup.watched(writer, config, evaluate, prompt_start, first_step)
       result = loop.train(
           start.state,
@@ -154,7 +155,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
           evaluate=lambda state: evaluate(
               params_lib.merge(state.trainable, frozen), f'step_{int(state.step)}'),
           save=save, write=_writing(folder)(writer.write), tick=writer.tick,
-          should_stop=interruption.should_stop,
+          should_stop=lambda step: stop(),
           on_nonfinite=functools.partial(resume.report_nonfinite, folder, loader, save.batch_of),
           history=start.history, totals=start.totals, first_step=first_step,
           prompt_start=prompt_start)
@@ -186,15 +187,15 @@ def new_state(config: TrainConfig, model: model_lib.Model, trainable, first_step
 
 def _hold(folder: pathlib.Path):
   """The lock of MODEL_DIR; of several processes of one run, the first holds it for all."""
-  alone = not jax.distributed.is_initialized() or jax.process_index() == 0
-  return RunLock(folder) if alone else contextlib.nullcontext()
+  return RunLock(folder) if processes.is_first() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def _open_writers(folder: pathlib.Path, start: resume.Start, last_step: int):
   """The writers of a run; that they cannot be opened or closed is the user's to mend."""
   with _writing(folder):
-    writer = writers.open_writers(folder, start.step, last_step, start.evaluated)
+    writer = writers.open_writers(folder, start.step, last_step, start.evaluated) if (
+        processes.is_first()) else writers.Writers()
   try:
     yield writer
   finally:
@@ -218,6 +219,8 @@ def _make_folder(model_dir: str) -> pathlib.Path:
 
 def _write_config(folder: pathlib.Path):
   """Keeps the configuration in MODEL_DIR."""
+  if not processes.is_first():
+    return
   with _writing(folder):
     for name, text in ((past_run.CONFIG, config_lib.text()),
                        ('operative_config.gin', config_lib.operative_text())):
@@ -269,6 +272,9 @@ def _log_plan(config, model, loader, trainable, frozen, first_step, last_step):
 def _write_prompt(folder, model, config, trainable, evaluated):
   """Writes the trained leaves, unless they are the whole model."""
   if params_lib.count(trainable) == params_lib.count(model.params):
+    return
+  trainable = processes.to_host(trainable)
+  if not processes.is_first():
     return
   prompt_file.save_prompt(folder / past_run.PROMPT, trainable, {
       **description.metadata(model.peft.methods),

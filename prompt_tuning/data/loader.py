@@ -27,8 +27,8 @@ class EvalBatch:
   """One batch of an evaluation.
 
   Attributes:
-    arrays: what the model takes, see `assemble`.
-    records: for each row what Cache.records gives, None for a row that fills up.
+    arrays: what the model takes, see `assemble`; of several processes, this one's rows.
+    records: for each row of all processes what Cache.records gives, None for one that fills up.
   """
   arrays: Arrays
   records: tuple[dict[str, Any] | None, ...]
@@ -96,11 +96,15 @@ class EvalLoader:
   Args:
     cache: the tokenised split.
     batches: from plan.eval_plan.
+    process_index: which host this is.
+    process_count: number of hosts.
   """
 
-  def __init__(self, cache: Cache, batches: Sequence[Batch]):
+  def __init__(self, cache: Cache, batches: Sequence[Batch], process_index: int = 0,
+               process_count: int = 1):
     self.cache = cache
     self.batches = tuple(batches)
+    self._share = process_index, process_count
 
   def __len__(self) -> int:
     return len(self.batches)
@@ -110,7 +114,7 @@ class EvalLoader:
       real = batch.rows[batch.rows >= 0]
       records = iter(self.cache.records(real) if len(real) else ())
       yield EvalBatch(
-          read(self.cache, batch),
+          read(self.cache, plan_lib.host_share(batch, *self._share)),
           tuple(next(records) if row >= 0 else None for row in batch.rows))
 
 
@@ -174,9 +178,8 @@ def for_evaluation(
   """
   if max_batches is not None and max_batches < 1:
     raise UserError(f'EVAL_STEPS is {max_batches}; give 1 or more, or None for the whole split.')
-  batches = plan_lib.eval_plan(
-      cache.lengths, tuple(buckets or buckets_of(cache)), batch_size, process_index, process_count)
-  return EvalLoader(cache, batches[:max_batches])
+  batches = plan_lib.eval_plan(cache.lengths, tuple(buckets or buckets_of(cache)), batch_size)
+  return EvalLoader(cache, batches[:max_batches], process_index, process_count)
 
 
 def buckets_of(cache: Cache, prompt_length: int = 0, max_buckets: int = 6) -> tuple[Shape, ...]:

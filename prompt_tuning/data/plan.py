@@ -139,8 +139,8 @@ def host_share(batch: Batch, process_index: int, process_count: int) -> Batch:
   """
   if len(batch.rows) % process_count:
     raise UserError(
-        f'BATCH_SIZE={len(batch.rows)} cannot be divided among {process_count} processes; choose a '
-        'multiple.')
+        f'A batch of {len(batch.rows)} rows cannot be divided among {process_count} processes; '
+        f'give a multiple of {process_count} as BATCH_SIZE and EVAL_BATCH_SIZE.')
   share = len(batch.rows) // process_count
   return dataclasses.replace(
       batch, rows=batch.rows[process_index * share:(process_index + 1) * share])
@@ -192,9 +192,7 @@ class TrainPlan:
 
 
 def eval_plan(
-    lengths: np.ndarray, buckets: Sequence[Shape], batch_size: int,
-    process_index: int = 0, process_count: int = 1,
-) -> list[Batch]:
+    lengths: np.ndarray, buckets: Sequence[Shape], batch_size: int) -> list[Batch]:
   """Batches that hold every example once, in a fixed order; one may be filled up with empty rows.
 
   The order mixes the buckets, so that the first few batches (EVAL_STEPS) hold short and long
@@ -204,12 +202,15 @@ def eval_plan(
     lengths: [N, 2] input and target lengths.
     buckets: shapes.
     batch_size: rows over all hosts.
-    process_index: which host this is.
-    process_count: number of hosts.
   """
   batches = epoch_plan(lengths, buckets, batch_size, shuffle=False)
   order = np.random.default_rng(_EVAL_ORDER).permutation(len(batches))
-  return [host_share(batches[i], process_index, process_count) for i in order]
+  return [batches[i] for i in order]
+
+
+def whole(plan):
+  """A training plan of one process that reads all rows."""
+  return dataclasses.replace(plan, process_index=0, process_count=1)
 
 
 def padding_share(lengths: np.ndarray, batches: Sequence[Batch]) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from prompt_tuning import processes
 from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.data.loader import EvalBatch
 from prompt_tuning.data.task import Task
@@ -85,11 +86,12 @@ def per_example(
 
   Args:
     batches: iterable of EvalBatch.
-    run: (number of the batch, its arrays) -> tree of arrays [B, ...].
+    run: (number of the batch, its arrays) -> tree of arrays [B, ...] with the rows of all
+      processes.
   """
   waiting = None
   for number, batch in enumerate(batches):
-    started = (batch.records, run(number, batch.arrays))
+    started = (batch.records, processes.replicated(run(number, batch.arrays)))
     if waiting is not None:
       yield from _rows(*waiting)
     waiting = started
@@ -117,8 +119,10 @@ def finish(task: Task, records: Sequence[Mapping], predictions: list[dict[str, A
              for example in examples]
   values = [task.postprocess_fn(prediction['prediction'], example=example, is_target=False)
             for prediction, example in zip(predictions, examples, strict=True)]
-  result = EvalResult(metrics=task.metrics(targets, values), predictions=predictions)
-  if output_file is not None:
+  # Of several processes the first one's numbers count, should a metric depend on chance.
+  result = EvalResult(metrics=processes.from_first(task.metrics(targets, values)),
+                      predictions=predictions)
+  if output_file is not None and processes.is_first():
     write_predictions(output_file, predictions)
   return result
 

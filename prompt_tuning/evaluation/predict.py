@@ -27,6 +27,7 @@ def predict(
     labels: Sequence[str] | None = None,
     inputs_length: int | None = None,
     batch_size: int = 32,
+    share: tuple[int, int] = (0, 1),
     place_batch: Callable[[Mapping], Mapping] = dict,
     rng=None,
 ) -> list[dict[str, Any]]:
@@ -42,6 +43,8 @@ def predict(
     inputs_length: most tokens of an input, EOS included, without the prompt; longer ones are cut,
       which is logged. None keeps everything.
     batch_size: rows decoded together.
+    share: (index, count) of the rows that this process puts on its devices, see
+      partitioning.data_share; every process gets all answers.
     place_batch: puts a batch's arrays on devices, such as partitioning.shard_batch with its mesh.
     rng: jax.random key for the strategy 'sample'.
 
@@ -64,7 +67,7 @@ def predict(
     return generate_jit(model, params, place_batch(arrays), config, key)
 
   answers: list[dict[str, Any]] = [{} for _ in texts]
-  batches = _batches(ids, inputs_length, batch_size)
+  batches = _batches(ids, inputs_length, batch_size, share)
   for record, result in evaluator.per_example(batches, run):
     answer = scoring.ranked(labels, result) if labels else _generated(result, vocabulary)
     answers[record['row']] = {'inputs': texts[record['row']], **answer}
@@ -84,16 +87,17 @@ def _encode(texts, vocabulary, inputs_length) -> list[np.ndarray]:
   return ids
 
 
-def _batches(ids, inputs_length, batch_size) -> Iterator[loader_lib.EvalBatch]:
+def _batches(ids, inputs_length, batch_size, share) -> Iterator[loader_lib.EvalBatch]:
   """Batches of inputs of like length, without targets; a record says which text a row is."""
   lengths = np.asarray([(len(row), 1) for row in ids], np.int32)
   buckets = plan_lib.choose_buckets(lengths, {'inputs': inputs_length})
   no_target = np.zeros(0, np.int32)
   for batch in plan_lib.eval_plan(lengths, buckets, batch_size):
-    real = np.flatnonzero(batch.rows >= 0)
-    pairs = [(ids[row], no_target) for row in batch.rows[real]]
+    mine = plan_lib.host_share(batch, *share).rows
+    real = np.flatnonzero(mine >= 0)
+    pairs = [(ids[row], no_target) for row in mine[real]]
     yield loader_lib.EvalBatch(
-        loader_lib.assemble(pairs, real, len(batch.rows), batch.shape),
+        loader_lib.assemble(pairs, real, len(mine), batch.shape),
         tuple({'row': int(row)} if row >= 0 else None for row in batch.rows))
 
 

@@ -100,6 +100,17 @@ def test_evaluation_gives_every_example_once(built):
     assert sorted(map(int, ids)) == list(range(45))
 
 
+def test_hosts_evaluate_shares_and_know_all_records(built):
+  whole = list(loader.for_evaluation(built, 8))
+  shares = [list(loader.for_evaluation(built, 8, process_index=i, process_count=2))
+            for i in range(2)]
+  assert len(whole) == 6
+  for batch, *parts in zip(whole, *shares, strict=True):
+    assert parts[0].ids == parts[1].ids == batch.ids
+    assert_equal({k: np.concatenate([p.arrays[k] for p in parts]) for k in batch.arrays},
+                 batch.arrays)
+
+
 def test_eval_steps(built):
   whole = list(loader.for_evaluation(built, 8))
   for _ in range(2):

@@ -55,8 +55,8 @@ def test_drop_leaves_out_less_than_a_batch(case):
 def test_hosts_partition_every_batch(case, hosts):
   lengths, buckets, batch_size = case
   batch_size *= hosts
-  shares = [plan.eval_plan(lengths, buckets, batch_size, h, hosts) for h in range(hosts)]
   whole = plan.eval_plan(lengths, buckets, batch_size)
+  shares = [[plan.host_share(batch, h, hosts) for batch in whole] for h in range(hosts)]
   for n, batch in enumerate(whole):
     assert {s[n].shape for s in shares} == {batch.shape}
     assert np.concatenate([s[n].rows for s in shares]).tolist() == batch.rows.tolist()
@@ -155,7 +155,7 @@ def test_errors():
     plan.epoch_plan(lengths, ((8, 4),), 2)
   with pytest.raises(UserError, match='do not fill one batch of 11'):
     plan.TrainPlan(lengths, buckets, 11, remainder='drop')
-  with pytest.raises(UserError, match='cannot be divided among 3 processes'):
-    plan.eval_plan(lengths, buckets, 4, 0, 3)
+  with pytest.raises(UserError, match='4 rows cannot be divided among 3 processes'):
+    plan.host_share(plan.eval_plan(lengths, buckets, 4)[0], 0, 3)
   with pytest.raises(UserError, match="remainder='wrap'"):
     plan.epoch_plan(lengths, buckets, 4, remainder='wrap')

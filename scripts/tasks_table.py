@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from prompt_tuning.data import task as task_lib
-from prompt_tuning.data.tasks import demo, glue, nlg, qa, spot, superglue
+from prompt_tuning.data.tasks import (
+    classification, demo, glue, nlg, qa, spot, superglue, translation)
 from prompt_tuning.errors import UserError
 
 _HEAD = """# Tasks
@@ -31,9 +32,11 @@ task. BLEU and ROUGE need the extra `metrics`.
 _COLUMNS = ('name', 'inputs', 'targets', 'metrics', 'splits', 'source')
 # Heading, module whose first line says where the data is described, names.
 _SECTIONS = (
-    ('GLUE', glue, r'glue_.*_v200'), ('SuperGLUE', superglue, r'super_glue_.*|dpr_.*'),
-    ('Question answering', qa, r'squad_.*|mrqa_.*'),
-    ('Generation', nlg, r'xsum_.*|cnn_.*|samsum_.*|e2e_.*|web_nlg_.*|dart_.*'),
+    ('GLUE', glue, r'glue_.*_v200|glue_.*_simple_eval'), ('SuperGLUE', superglue, r'super_glue_.*|dpr_.*'),
+    ('Classification', classification, r'scitail_.*|paws_.*|rotten_.*|tweet_.*|ethics_.*'),
+    ('Question answering', qa, r'squad_.*|mrqa_.*|trivia_.*'),
+    ('Generation', nlg, r'xsum_.*|cnn_.*|samsum_.*|multi_news_.*|e2e_.*|web_nlg_.*|dart_.*'),
+    ('Translation', translation, r'wmt.*'),
     ('Prompt transfer', spot, r'spot_.*'), ('Demo', demo, r'demo_.*'))
 
 

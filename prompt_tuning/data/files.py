@@ -24,7 +24,7 @@ from prompt_tuning.errors import UserError, excerpt, listed
 
 log = logging.getLogger(__name__)
 
-FORMATS = ('jsonl', 'json', 'tsv', 'csv')
+FORMATS = ('jsonl', 'json', 'tsv', 'csv', 'lines')
 _FORMAT_OF_SUFFIX = {
     '.jsonl': 'jsonl', '.ndjson': 'jsonl', '.json': 'json', '.tsv': 'tsv', '.txt': 'tsv',
     '.csv': 'csv'}
@@ -46,10 +46,11 @@ def read_rows(
     path: the file; a last suffix `.gz` is unpacked.
     file_format: one of FORMATS; None reads it off the suffix. TSV has no quoting, as GLUE is
       published, and so no tabs or line ends in a text; CSV has the standard one (RFC 4180). Both
-      begin with a line of column names.
+      begin with a line of column names. With 'lines' each line that is not blank is a row
+      `{'text': line}`.
     skip_short_rows: leave out TSV rows with too few columns (a few published files have some).
-    header: column names of a TSV file that may begin with a row instead of names (it does when its
-      first line has none of these), and of rows that are lists in JSON.
+    header: column names of a TSV or CSV file that may begin with a row instead of names (it does
+      when its first line has none of these), and of rows that are lists in JSON.
     list_in: name of the list of rows in a JSON file that is one object, such as SQuAD's `data`.
 
   Raises:
@@ -60,7 +61,7 @@ def read_rows(
   path = os.fspath(path)
   check_file(path)
   readers = {'jsonl': _jsonl, 'json': functools.partial(_json, header=header, list_in=list_in),
-             'csv': _csv,
+             'csv': functools.partial(_csv, header=header), 'lines': _lines,
              'tsv': functools.partial(_tsv, skip_short_rows=skip_short_rows, header=header)}
   file_format = file_format or format_of(path)
   if file_format not in readers:
@@ -173,18 +174,27 @@ def _tsv(file, path: str, skip_short_rows: bool, header: tuple[str, ...],
                 skipped)
 
 
-def _csv(file, path: str) -> Iterator[tuple[str, Row]]:
+def _lines(file, path: str) -> Iterator[tuple[str, Row]]:
+  for number, line in lines_lib.lines(file, path):
+    if line.strip():
+      yield str(number), {'text': line.removesuffix('\n').removesuffix('\r')}
+
+
+def _csv(file, path: str, header: tuple[str, ...]) -> Iterator[tuple[str, Row]]:
   csv.field_size_limit(lines_lib.MAX_ROW)  # else 128 KiB, less than a long document
   reader = csv.reader(lines_lib.split(lines_lib.pieces(file, path), path), strict=True)
   columns = []
   number = 1
   try:
     for values in reader:
-      if len(values) == len(columns):
-        if columns:
-          yield str(number), dict(zip(columns, values, strict=True))
-      elif not columns:
-        columns = _header(values, path, number, ',')
+      if not columns and values:
+        if not header or set(header) & set(values):
+          columns = _header(values, path, number, ',')
+          number = reader.line_num + 1
+          continue
+        columns = list(header)
+      if values and len(values) == len(columns):
+        yield str(number), dict(zip(columns, values, strict=True))
       elif values:
         raise _ragged(values, columns, path, number)
       number = reader.line_num + 1

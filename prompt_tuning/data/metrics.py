@@ -91,13 +91,24 @@ def squad(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[
 
   An example without any answer counts as wrong. https://arxiv.org/abs/1606.05250, section 6.1.
   """
-  exact, overlap = [], []
-  for answers, prediction in zip(targets, predictions, strict=True):
-    found = normalize_answer(prediction)
-    wanted = [normalize_answer(answer) for answer in answers]
-    exact.append(found in wanted)
-    overlap.append(max((_word_f1(answer, found) for answer in wanted), default=0.0))
-  return {'em': _mean_percent(exact), 'f1': _mean_percent(overlap)}
+  return _best_answers(targets, predictions, normalize_answer)
+
+
+def trivia_qa(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+  """`squad` with TriviaQA's rule: punctuation, quotes of other kinds too, become spaces."""
+  return _best_answers(targets, predictions, normalize_trivia_answer)
+
+
+def span_squad(targets: Sequence[Mapping], predictions: Sequence[str]) -> dict[str, float]:
+  """`squad` of the words of a passage that `start: 3 end: 5` names.
+
+  Args:
+    targets: `{'answers': [...], 'context': text}` of each example.
+    predictions: one text for each example; one without two numbers is an empty answer.
+  """
+  answers = [target['answers'] for target in targets]
+  return squad(answers, [_words_at(target['context'], text)
+                         for target, text in zip(targets, predictions, strict=True)])
 
 
 def exact_group(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
@@ -219,6 +230,12 @@ def normalize_answer(text: str) -> str:
   return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text).split())
 
 
+def normalize_trivia_answer(text: str) -> str:
+  """Lower case with spaces for punctuation, without articles (TriviaQA's rule)."""
+  marks = dict.fromkeys(map(ord, f'{string.punctuation}\u2018\u2019\u00b4'), ' ')
+  return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', text.lower().translate(marks)).split())
+
+
 def by_name(names: Sequence[str], labels: Sequence[str] | None) -> tuple[Metric, ...]:
   """Metrics that a configuration names.
 
@@ -261,6 +278,26 @@ def _f1_of_class(targets: np.ndarray, predictions: np.ndarray, wanted: int) -> f
 
 def _mean_percent(values: Sequence[float]) -> float:
   return 100.0 * float(np.mean(values)) if len(values) else 0.0
+
+
+def _best_answers(targets: Sequence[Sequence[str]], predictions: Sequence[str],
+                  normalize: Callable[[str], str]) -> dict[str, float]:
+  exact, overlap = [], []
+  for answers, prediction in zip(targets, predictions, strict=True):
+    found = normalize(prediction)
+    wanted = [normalize(answer) for answer in answers]
+    exact.append(found in wanted)
+    overlap.append(max((_word_f1(answer, found) for answer in wanted), default=0.0))
+  return {'em': _mean_percent(exact), 'f1': _mean_percent(overlap)}
+
+
+def _words_at(context: str, prediction: str) -> str:
+  """Words of a passage between two places, both included; '' where there are none."""
+  words, parts = (re.sub(r'\W', ' ', text).split() for text in (context, prediction))
+  try:
+    return ' '.join(words[int(parts[1]):int(parts[3]) + 1])
+  except (IndexError, ValueError):
+    return ''
 
 
 def _word_f1(wanted: str, found: str) -> float:

@@ -70,7 +70,9 @@ def questions(row: Row) -> Iterator[Row]:
       yield _question(question['qid'], question['question'], row['context'], question['answers'],
                       found[0].get('text'))
   else:
-    yield _question(row['id'], row['question'], row['context'], row['answers'], row.get('answer'))
+    answers = row['answers']  # one text in the TSV files of google-research/prompt-tuning
+    answers = answers.split('|||') if isinstance(answers, str) else answers
+    yield _question(row['id'], row['question'], row['context'], answers, row.get('answer'))
 
 
 def nli(row: Row) -> Iterator[Row]:
@@ -78,6 +80,45 @@ def nli(row: Row) -> Iterator[Row]:
   key = 'gold_label' if 'gold_label' in row else 'label'
   names = {'e': 'entailment', 'n': 'neutral', 'c': 'contradiction', '-': -1}
   yield {**row, key: names.get(row.get(key), row.get(key))}
+
+
+def review_file(row: Row) -> Iterator[Row]:
+  """A review of IMDB (https://aclanthology.org/P11-1015), whose folder says what it is."""
+  yield {'label': row['file'].split('/')[-2], **row} if 'file' in row else row
+
+
+def yelp(row: Row) -> Iterator[Row]:
+  """A line `"2","text"` of Yelp's files as TensorFlow Datasets reads it: the text as it stands."""
+  line = row['text'].rstrip()
+  yield {'label': {'1': 'negative', '2': 'positive'}[line[1]], 'text': line[5:-1].strip()}
+
+
+def email(row: Row) -> Iterator[Row]:
+  """A mail of AESLC (https://arxiv.org/abs/1906.03497): body, blank line, @subject, subjects."""
+  if 'file' not in row:
+    yield row
+    return
+  body, _, rest = row['text'].partition('\n\n')
+  subject = rest.partition('\n')[2].split('\n\n')[0]
+  yield {'email_body': f'{body}\n', 'subject_line': subject.rstrip('\n') + '\n'}
+
+
+def pronoun(row: Row) -> Iterator[Row]:
+  """A block of definite pronoun resolution: sentence, pronoun, `A,B`, the right one."""
+  if 'lines' not in row:
+    yield row
+    return
+  sentence, word, nouns, right = row['lines']
+  candidates = [noun.strip() for noun in nouns.split(',')]
+  if right not in candidates:
+    raise KeyError(right)
+  yield {'sentence': sentence, 'pronoun': word, 'candidates': candidates,
+         'label': candidates.index(right)}
+
+
+def translation(row: Row) -> Iterator[Row]:
+  """A pair of sentences under their languages' codes, which some files call `translation`."""
+  yield row.get('translation', row)
 
 
 def triples(row: Row) -> Iterator[Row]:

@@ -85,6 +85,14 @@ class Answers:
 
 
 @dataclasses.dataclass(frozen=True)
+class SpanAnswers:
+  """A prediction as it is; of a target, all right answers and the passage that places count in."""
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> Any:
+    return {name: example[name] for name in ('answers', 'context')} if is_target else text
+
+
+@dataclasses.dataclass(frozen=True)
 class Grouped:
   """`{'value': ...}`, for a target with the `group` of examples that a metric counts as one.
 

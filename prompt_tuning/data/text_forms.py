@@ -95,9 +95,9 @@ class Record:
     passage = field_text(example, 'passage', 'This task')
     passage = re.sub(f'([.?!"\']){_HIGHLIGHT}', r'\1 ', passage).replace(_HIGHLIGHT, '. ')
     query = field_text(example, 'query', 'This task')
-    inputs = (f'record query: {query} entities: {", ".join(_texts(example, "entities"))} '
+    inputs = (f'record query: {query} entities: {", ".join(texts(example, "entities"))} '
               f'passage: {passage}')
-    answers = _texts(example, 'answers')
+    answers = texts(example, 'answers')
     return [{'inputs': inputs, 'targets': answer, 'answers': answers,
              **_flat_idx(example, ('passage', 'query'))}
             for answer in answers or [UNLABELLED]]
@@ -145,7 +145,7 @@ class DprReferent:
     pronoun = re.escape(field_text(example, 'pronoun', 'This task'))
     sentence = field_text(example, 'sentence', 'This task')
     marked = re.sub(f' ({pronoun})([ .,])', r' *\1*\2', sentence, count=1)
-    candidates = _texts(example, 'candidates')
+    candidates = texts(example, 'candidates')
     label = example.get('label')
     if not isinstance(label, int | np.integer) or not 0 <= label < len(candidates):
       raise UserError(f"field 'label' is {excerpt(label)}; the number of a candidate is needed.")
@@ -184,8 +184,8 @@ class QuestionAndContext:
   def __call__(self, example: Example) -> list[Example]:
     question, context = (
         pad_punctuation(field_text(example, f, 'This task')) for f in ('question', 'context'))
-    answers = [pad_punctuation(answer) for answer in _texts(example, 'answers')]
-    found = _texts(example, 'detected_answers') if self.detected else []
+    answers = [pad_punctuation(answer) for answer in texts(example, 'answers')]
+    found = texts(example, 'detected_answers') if self.detected else []
     if self.detected and example.get('answer'):
       found = [field_text(example, 'answer', 'This task')]
     targets = [*map(pad_punctuation, found), *answers, UNLABELLED]
@@ -214,6 +214,23 @@ class Prefixed:
 
 
 @dataclasses.dataclass(frozen=True)
+class Translate:
+  """`translate English to German: ...`, from the one of two features to the other.
+
+  Attributes:
+    source: code and English name of the language of the inputs; the code is the feature.
+    target: the same of the targets.
+  """
+  source: tuple[str, str]
+  target: tuple[str, str]
+
+  def __call__(self, example: Example) -> list[Example]:
+    text = field_text(example, self.source[0], 'This task')
+    return [{'inputs': f'translate {self.source[1]} to {self.target[1]}: {text}',
+             'targets': field_text(example, self.target[0], 'This task')}]
+
+
+@dataclasses.dataclass(frozen=True)
 class Triples:
   """Triples `subject | property | object` with && between; one example for each reference.
 
@@ -225,8 +242,8 @@ class Triples:
   name: str
 
   def __call__(self, example: Example) -> list[Example]:
-    inputs = f'{self.name}: {" && ".join(_texts(example, "triples"))}'
-    references = _texts(example, 'lexs')
+    inputs = f'{self.name}: {" && ".join(texts(example, "triples"))}'
+    references = texts(example, 'lexs')
     return [{'inputs': inputs, 'targets': reference, 'answers': references}
             for reference in references or [UNLABELLED]]
 
@@ -236,19 +253,23 @@ def pad_punctuation(text: str) -> str:
   return _SPACES.sub(' ', _PUNCTUATION.sub(r' \1 ', text))
 
 
-def _flat_idx(example: Example, parts: tuple[str, ...]) -> dict[str, Any]:
-  """{'idx/question': 3, ...}; an `idx` without parts stands for each of them."""
-  idx = example.get('idx')
-  return {f'idx/{part}': idx[part] if isinstance(idx, Mapping) else idx for part in parts}
+def texts(example: Example, field: str) -> list[str]:
+  """A feature that is a list of texts, also as `{'text': [...]}`.
 
-
-def _texts(example: Example, field: str) -> list[str]:
-  """A feature that is a list of texts, also as `{'text': [...]}`."""
+  Raises:
+    UserError: it is none.
+  """
   value = example.get(field, [])
   value = value.get('text') if isinstance(value, Mapping) else value
   if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
     raise UserError(f'field {field!r} is {excerpt(value)}; a list of texts is needed.')
   return list(value)
+
+
+def _flat_idx(example: Example, parts: tuple[str, ...]) -> dict[str, Any]:
+  """{'idx/question': 3, ...}; an `idx` without parts stands for each of them."""
+  idx = example.get('idx')
+  return {f'idx/{part}': idx[part] if isinstance(idx, Mapping) else idx for part in parts}
 
 
 def _span_index(example: Example, span: str) -> int:

@@ -46,4 +46,5 @@ def read_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def _texts(element: ElementTree.Element, path: str) -> list[str]:
-  return [(found.text or '').strip() for found in element.findall(path)]
+  # Some releases keep the text of a <lex> in a <text> of its own.
+  return [(found.findtext('text', found.text) or '').strip() for found in element.findall(path)]

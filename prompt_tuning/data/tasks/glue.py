@@ -6,8 +6,8 @@ version at TensorFlow Datasets alone.
 
 import dataclasses
 
-from prompt_tuning.data import metrics, text_forms
-from prompt_tuning.data.postprocessors import LabelId, Number, Translated
+from prompt_tuning.data import metrics, text_forms, wnli_form
+from prompt_tuning.data.postprocessors import LabelId, Number, Referent, Translated
 from prompt_tuning.data.preprocessors import NamedFields
 from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register, register_forms
@@ -109,6 +109,11 @@ _declare('qnli', _QNLI, _pair('qnli', _QNLI, 'question', 'sentence'), (metrics.a
 _declare('rte', _RTE, _pair('rte', _RTE), (metrics.accuracy,))
 _declare('wnli', _WNLI, _pair('wnli', _WNLI), (metrics.accuracy,))
 _declare('ax', _AX, _MNLI_FORM, (), only=('test',), eval_split='test')
+
+register(Task(
+    name='glue_wnli_v002_simple_eval', preprocess=wnli_form.WnliReferent(),
+    source=TfdsSource('glue/wnli:1.0.0', _WNLI, ('validation', 'test')),
+    postprocess_fn=Referent(), metric_fns=(metrics.accuracy,)))
 
 # A prompt of the one dataset evaluated on the other: its answers are the labels of the first.
 _declare('mrpc_from_qqp', _MRPC, _MRPC_FORM, _F1_ACCURACY, only=('validation',),

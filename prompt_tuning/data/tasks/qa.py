@@ -4,8 +4,8 @@ Questions with a passage that holds the answer, in T5's form of SQuAD. Prompts a
 dataset and evaluated on the others; out of domain there is no training split.
 """
 
-from prompt_tuning.data import metrics, nested_rows, text_forms
-from prompt_tuning.data.postprocessors import Answers
+from prompt_tuning.data import metrics, nested_rows, qa_forms, text_files, text_forms
+from prompt_tuning.data.postprocessors import Answers, SpanAnswers
 from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register
 
@@ -31,6 +31,7 @@ _OUT_OF_DOMAIN = {
 def _layout(folders: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> Layout:
   return Layout(
       folders=folders, collections=(), files=files, flatten=nested_rows.questions, list_in='data',
+      header=('id', 'context', 'question', 'answer', 'answers'),
       columns={name: (name,) for name in ('id', 'question', 'context', 'answers', 'answer')},
       kinds={'answers': list})
 
@@ -40,7 +41,7 @@ def _mrqa_files(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
   patterns = {
       'train': ('train/{}.jsonl', 'in_domain_train/{}.jsonl', '{}.train*.jsonl'),
       'validation': ('dev/{}.jsonl', 'in_domain_dev/{}.jsonl', 'out_of_domain_dev/{}.jsonl',
-                     '{}.val.jsonl', '{}.dev.jsonl', '{}.jsonl'),
+                     '{}.val.jsonl', '{}.dev.jsonl', '{}.jsonl', '{}.tsv'),
   }
   if 'SQuAD' in names:  # further questions on the passages of its development set
     patterns |= {'validation_v11': ('{}.dev11*.jsonl',), 'xquad': ('{}.xquad*.jsonl',)}
@@ -58,7 +59,12 @@ _SQUAD = TfdsSource('squad/v1.1:3.0.0', _layout(
     ('squad', 'SQuAD', 'SQuAD1.1', 'squad_v1.1'),
     {'train': ('train-v1.1.json', 'train.json'), 'validation': ('dev-v1.1.json', 'dev.json')}))
 _declare('squad_v010_allanswers', _SQUAD)
+_declare('squad_v010', _SQUAD)  # T5's older name
 _declare('squad_v010_context_free', _SQUAD, context=False)
+register(Task(
+    name='squad_v010_allanswers_span', source=_SQUAD,
+    preprocess=qa_forms.Span(text_forms.QuestionAndContext()),
+    postprocess_fn=SpanAnswers(), metric_fns=(metrics.span_squad,)))
 for _name, (_config, _names) in _IN_DOMAIN.items():
   _source = TfdsSource(f'mrqa/{_config}:1.0.0', _layout(('mrqa', 'MRQA'), _mrqa_files(_names)))
   _declare(f'mrqa_{_name}_v001', _source)
@@ -68,3 +74,16 @@ for _name, (_config, _names) in _OUT_OF_DOMAIN.items():
   _declare(f'mrqa_{_name}_v001', TfdsSource(
       f'mrqa/{_config}:1.0.0', _layout(('mrqa', 'MRQA'), _mrqa_files(_names)),
       renamed=(('validation', 'test'),)))
+
+register(Task(
+    name='trivia_qa_v010', preprocess=qa_forms.TriviaQA(), objective=qa_forms.KeepAnswer(),
+    postprocess_fn=Answers(), metric_fns=(metrics.trivia_qa,),
+    source=TfdsSource('trivia_qa/rc:1.1.0', Layout(
+        folders=('triviaqa-rc', 'trivia_qa', 'triviaqa'), collections=(), many=True,
+        files={'train': ('qa/*-train.json', '*-train.json'),
+               'validation': ('qa/*-dev.json', '*-dev.json'),
+               'test': ('qa/*-test-without-answers.json', '*-test-without-answers.json')},
+        readers={'.json': text_files.read_trivia_qa},
+        columns={**{name: (name,) for name in (
+            'question', 'answer', 'entity_pages', 'search_results')}, 'idx': ('id',)},
+        kinds=dict.fromkeys(('answer', 'entity_pages', 'search_results'), dict)))))

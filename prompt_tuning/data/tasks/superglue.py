@@ -1,6 +1,6 @@
 """SuperGLUE 1.0.2 (https://arxiv.org/abs/1905.00537) in T5's text form."""
 
-from prompt_tuning.data import metrics, nested_rows, text_forms
+from prompt_tuning.data import metrics, nested_rows, text_files, text_forms
 from prompt_tuning.data.postprocessors import Answers, Grouped, LabelId, Referent, Text
 from prompt_tuning.data.preprocessors import NamedFields
 from prompt_tuning.data.published import Layout, TfdsSource
@@ -91,9 +91,15 @@ _declare('wsc_v102_simple_train', _WSC, text_forms.WscReferent(only_correct=True
 _declare('wsc_v102_simple_eval', _WSC, text_forms.WscReferent(only_correct=False),
          (metrics.accuracy,), only=('validation', 'test'), labels=None, postprocess_fn=Referent(),
          **_WSC_OPTIONS)
+_DPR = Layout(
+    folders=('definite_pronoun_resolution', 'dpr'), collections=(),
+    files={split: (f'{split}.c.txt', f'{split}.jsonl') for split in ('train', 'test')},
+    readers={'.txt': text_files.read_blocks}, flatten=nested_rows.pronoun,
+    columns=_same_names('sentence', 'pronoun', 'candidates', 'label'), kinds={'candidates': list})
 register_forms(Task(
     name='dpr_v001_simple', preprocess=text_forms.DprReferent(), metric_fns=(metrics.accuracy,),
-    source=TfdsSource('definite_pronoun_resolution:1.1.0'), eval_split='test'), _INDICES['wsc'])
+    source=TfdsSource('definite_pronoun_resolution:1.1.0', _DPR), eval_split='test'),
+    _INDICES['wsc'])
 
 for _folder in ('AX-b', 'AX-g'):
   _name = _folder.replace('-', '').lower()

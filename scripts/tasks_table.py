@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from prompt_tuning.data import task as task_lib
 from prompt_tuning.data.tasks import (
-    classification, demo, glue, nlg, qa, spot, superglue, translation)
+  classification,
+  corpus,
+  demo,
+  glue,
+  nlg,
+  qa,
+  spot,
+  superglue,
+  translation,
+)
 from prompt_tuning.errors import UserError
 
 _HEAD = """# Tasks
@@ -29,15 +38,18 @@ Further forms of a name, as in google-research/prompt-tuning:
 In the inputs `{name}` stands for a feature of the dataset; the strings are T5's where T5 has the
 task. BLEU and ROUGE need the extra `metrics`.
 """
-_COLUMNS = ('name', 'inputs', 'targets', 'metrics', 'splits', 'source')
+_COLUMNS = ('name', 'inputs', 'targets', 'metrics', 'splits', 'source', 'paper')
 # Heading, module whose first line says where the data is described, names.
 _SECTIONS = (
-    ('GLUE', glue, r'glue_.*_v200|glue_.*_simple_eval'), ('SuperGLUE', superglue, r'super_glue_.*|dpr_.*'),
-    ('Classification', classification, r'scitail_.*|paws_.*|rotten_.*|tweet_.*|ethics_.*'),
-    ('Question answering', qa, r'squad_.*|mrqa_.*|trivia_.*'),
-    ('Generation', nlg, r'xsum_.*|cnn_.*|samsum_.*|multi_news_.*|e2e_.*|web_nlg_.*|dart_.*'),
+    ('GLUE', glue, r'glue_.*_v200|glue_.*_simple_eval'),
+    ('SuperGLUE', superglue, r'super_glue_.*|dpr_.*'),
+    ('Classification', classification, r'(scitail|paws|rotten|tweet|ethics)_.*'),
+    ('Question answering', qa, r'(squad|mrqa|trivia)_.*'),
+    ('Generation', nlg, r'(xsum|cnn|samsum|multi_news|e2e|web_nlg|dart)_.*'),
     ('Translation', translation, r'wmt.*'),
-    ('Prompt transfer', spot, r'spot_.*'), ('Demo', demo, r'demo_.*'))
+    ('Prompt transfer', spot, r'spot_.*'),
+    ('Plain text', corpus, r'(c4|wikipedia)_.*'),
+    ('Demo', demo, r'demo_.*'))
 
 
 class _Names(dict):
@@ -71,12 +83,13 @@ def _row(cells: Sequence[str]) -> str:
 def _cells(task: task_lib.Task) -> list[str]:
   return [
       f'`{task.name}`', _inputs(task), ', '.join(task.labels or ()) or 'text',
-      ', '.join(dict.fromkeys(map(_metric_name, task.metric_fns))) or '-', *_source(task.source)]
+      ', '.join(dict.fromkeys(map(_metric_name, task.metric_fns))) or '-', *_source(task.source),
+      task.paper or '-']
 
 
 def _inputs(task: task_lib.Task) -> str:
   if task.objective is not None:
-    return f'plain text for {type(task.objective).__name__}'
+    return _about(task.objective)
   lists = {f: [f'{{{f}}}', '…'] for f in ('entities', 'answers', 'triples', 'lexs', 'candidates')}
   numbers = {'label': 1, 'span1_index': 0, 'idx': 0}
   example = _Names(span2_index=2, detected_answers=[], **numbers, **lists)
@@ -85,8 +98,12 @@ def _inputs(task: task_lib.Task) -> str:
   try:
     inputs = task.preprocess(example)[0]['inputs'].replace('{ ', '{').replace(' }', '}')
     return f'`{inputs.strip()}`'
-  except (IndexError, UserError):  # a form that reads into its features
-    return type(task.preprocess).__doc__.split('\n')[0]
+  except (AttributeError, IndexError, UserError):  # a form that reads into its features
+    return _about(task.preprocess)
+
+
+def _about(form) -> str:
+  return type(form).__doc__.split('\n')[0]
 
 
 def _metric_name(metric) -> str:

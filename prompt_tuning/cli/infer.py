@@ -76,7 +76,7 @@ def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
   answer = functools.partial(
       predict.predict, model=model.peft, params=params, vocabulary=model.vocabulary,
       config=evaluation.with_length(config.decode, config.data),
-      labels=config.data.task.labels if config.rank_labels else None,
+      labels=config.data.task.labels if config.rank_labels else None, task=config.data.task,
       inputs_length=config.data.feature_lengths['inputs'], batch_size=config.batch_size,
       share=partitioning.data_share(model.mesh),
       place_batch=functools.partial(partitioning.shard_batch, mesh=model.mesh))

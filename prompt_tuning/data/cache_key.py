@@ -29,6 +29,8 @@ def key_parts(
 ) -> dict[str, Any]:
   """Everything that decides the content of a cache."""
   index = {} if task.task_index is None else {'task_index': task.task_index}
+  if task.on_tokens is not None:
+    index['on_tokens'] = identity(task.on_tokens)
   return {
       **index,
       'version': _VERSION,

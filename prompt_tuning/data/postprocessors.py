@@ -65,6 +65,24 @@ class Translated:
 
 
 @dataclasses.dataclass(frozen=True)
+class WithoutSentinels:
+  """A text without the sentinels that it begins with.
+
+  Attributes:
+    read: what reads the rest.
+    count: number of sentinels; where not all are there, nothing is taken away.
+  """
+  read: Callable[..., Any]
+  count: int = 1
+
+  def __call__(self, text: str, example: Any = None, is_target: bool = False) -> Any:
+    sentinels = ' '.join(f'<extra_id_{i}>' for i in range(self.count))
+    if text.startswith(sentinels):
+      text = text.removeprefix(sentinels).strip()
+    return self.read(text, example=example, is_target=is_target)
+
+
+@dataclasses.dataclass(frozen=True)
 class Number:
   """The number that a text holds, -1 for any other text."""
 

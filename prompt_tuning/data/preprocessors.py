@@ -252,16 +252,19 @@ class PrefixLM:
   Attributes:
     samples: how often each window is used, with other cuts.
     seed: of the cuts, together with the example id.
+    within_inputs: a window is as long as the inputs and is cut anywhere, as in T5's prefix_lm; else
+      it is as long as both together, and a full one has a single cut.
   """
   samples: int = 1
   seed: int = 0
+  within_inputs: bool = False
 
   def __call__(self, ids: np.ndarray, vocabulary: Vocabulary, lengths: Mapping[str, int],
                rng: np.random.Generator) -> list[Pair]:
     """Token ids of one text, without end of sequence -> [(inputs, targets)], without it too."""
     del vocabulary
     room = (lengths['inputs'] - 1, lengths['targets'] - 1)
-    window = sum(room)
+    window = room[0] if self.within_inputs else sum(room)
     pairs = []
     for start in range(0, len(ids), window):
       chunk = ids[start:start + window]

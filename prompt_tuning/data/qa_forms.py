@@ -1,11 +1,9 @@
-"""Further text forms of question answering in T5: answers as places, passages that hold them."""
+"""Further text forms of question answering in T5: answers as places, documents with answers."""
 
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from prompt_tuning.data.preprocessors import field_text
 from prompt_tuning.data.text_forms import pad_punctuation, texts
@@ -52,33 +50,6 @@ class TriviaQA:
              'targets': answer, 'answers': answers}
             for context in map(pad_punctuation, _documents(example)) for answer in answers
             if _lower(answer) in _lower(context)]
-
-
-@dataclasses.dataclass(frozen=True)
-class KeepAnswer:
-  """Cuts inputs that are too long to a random window that holds the answer.
-
-  An example whose answer does not stand in its inputs token for token gives nothing.
-
-  Attributes:
-    seed: of the windows, together with the example id.
-  """
-  seed: int = 0
-
-  def of_pair(self, inputs: np.ndarray, targets: np.ndarray, lengths: Mapping[str, int | None],
-              rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
-    """Token ids of one example without end of sequence -> the same with fewer inputs, or None."""
-    room, size = lengths.get('inputs'), len(targets)
-    if room is None or len(inputs) < room:
-      return inputs, targets
-    room -= 1  # for the end of sequence
-    start = next((i for i in range(len(inputs) - size + 1)
-                  if np.array_equal(inputs[i:i + size], targets)), None)
-    if start is None or size > room:
-      return None
-    low, high = max(0, start - (room - size)), min(start, len(inputs) - room)
-    first = int(rng.integers(low, high + 1))
-    return inputs[first:first + room], targets
 
 
 def _parts(text: str) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from prompt_tuning import vocabulary as vocabulary_lib
-from prompt_tuning.data import sources
+from prompt_tuning.data import sources, tokenizing
 from prompt_tuning.data.task import Task
 from prompt_tuning.errors import UserError
 
@@ -78,20 +78,18 @@ def register(task: Task, vocabulary: vocabulary_lib.Vocabulary, name: str | None
   """Adds a task to SeqIO's registry and returns the `seqio.Task`; known names are returned as is.
 
   Args:
-    task: a task of text (without an objective).
+    task: a task; one with an objective is tokenised here, at SeqIO's sequence lengths.
     vocabulary: for both features.
     name: in SeqIO's registry; None is the task's own.
 
   Raises:
-    UserError: seqio cannot be imported, or the task has an objective on tokens.
+    UserError: seqio cannot be imported.
   """
   try:
     import seqio
   except ImportError as error:
     raise UserError(f'Registering with SeqIO needs seqio, which cannot be imported: {error}. '
                     'Install it with pip install seqio.') from None
-  if task.objective is not None:
-    raise UserError(f'Task {task.name!r} has an objective on tokens; SeqIO cannot run it.')
   name = name or task.name
   if name in seqio.TaskRegistry.names():
     return seqio.TaskRegistry.get(name)
@@ -101,10 +99,9 @@ def register(task: Task, vocabulary: vocabulary_lib.Vocabulary, name: str | None
       source=seqio.FunctionDataSource(
           functools.partial(_tf_dataset, task=task), splits=task.splits),
       preprocessors=[
-          seqio.preprocessors.tokenize,
-          *([] if task.task_index is None else
-            [functools.partial(_with_sentinel, sentinel=vocabulary.sentinel(task.task_index))]),
-          seqio.CacheDatasetPlaceholder(),
+          *([seqio.preprocessors.tokenize, seqio.CacheDatasetPlaceholder()] if _is_text(task) else
+            [seqio.CacheDatasetPlaceholder(),  # what follows asks for sequence lengths
+             functools.partial(_tokens, task=task, vocabulary=vocabulary)]),
           seqio.preprocessors.append_eos_after_trim,
       ],
       postprocess_fn=_PostprocessForSeqio(task),
@@ -112,11 +109,27 @@ def register(task: Task, vocabulary: vocabulary_lib.Vocabulary, name: str | None
       output_features={f: feature for f in _FEATURES})
 
 
-def _with_sentinel(dataset, sentinel: int):
-  """Puts a sentinel before the tokens of the inputs."""
+def _is_text(task: Task) -> bool:
+  """Whether the texts of a task are all of it."""
+  return task.objective is None and task.on_tokens is None and task.task_index is None
+
+
+def _tokens(dataset, sequence_length: Mapping[str, int], *, task: Task,
+            vocabulary: vocabulary_lib.Vocabulary):
+  """The task's own token ids in place of a split's texts."""
   import tensorflow as tf
-  return dataset.map(
-      lambda example: {**example, 'inputs': tf.concat([[sentinel], example['inputs']], axis=0)})
+  lengths = {feature: (sequence_length or {}).get(feature) for feature in _FEATURES}
+  split = next(iter(dataset.take(1).as_numpy_iterator()))['split'].decode()
+
+  def rows():
+    for example_id, example, *pair in tokenizing.tokenize(task, split, vocabulary, lengths):
+      yield {**dict(zip(_FEATURES, pair, strict=True)), 'example_id': example_id, 'split': split,
+             **{f'{f}_pretokenized': example.get(f, '') for f in _FEATURES}}
+
+  text, ids = tf.TensorSpec((), tf.string), tf.TensorSpec((None,), tf.int32)
+  names = ('example_id', 'split', *(f'{f}_pretokenized' for f in _FEATURES))
+  return tf.data.Dataset.from_generator(rows, output_signature={
+      **dict.fromkeys(names, text), **dict.fromkeys(_FEATURES, ids)})
 
 
 def _tf_dataset(split: str, shuffle_files: bool = False, seed: int | None = None, *, task: Task):
@@ -126,8 +139,7 @@ def _tf_dataset(split: str, shuffle_files: bool = False, seed: int | None = None
 
   def rows():
     for example_id, example in task.examples(split):
-      yield {'inputs': example['inputs'], 'targets': example['targets'], 'example_id': example_id,
-             'split': split}
+      yield {**{f: example.get(f, '') for f in _FEATURES}, 'example_id': example_id, 'split': split}
 
   spec = tf.TensorSpec((), tf.string)
   return tf.data.Dataset.from_generator(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from prompt_tuning.data import postprocessors, text_forms
+from prompt_tuning.data import postprocessors, text_forms, token_forms
 from prompt_tuning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,9 +51,11 @@ class Task:
     labels: every text a target can be, in class order, for rank classification and class-label
       initialisation; None for free text.
     objective: for plain-text corpora: token ids -> (inputs, targets), see preprocessors.py.
+    on_tokens: what is done to the token ids of an example, see token_forms.py; None for nothing.
     task_index: number of the sentinel that stands before the tokens of the inputs and names the
       task; None for none.
     vocabulary: set where the task brings its own; None uses the backbone's.
+    paper: where the data is described, a URL.
     train_split: split that training reads.
     eval_split: split that evaluation reads.
   """
@@ -64,8 +66,10 @@ class Task:
   metric_fns: tuple[Callable[..., Mapping[str, float]], ...] = ()
   labels: tuple[str, ...] | None = None
   objective: Any = None
+  on_tokens: Callable[..., Any] | None = None
   task_index: int | None = None
   vocabulary: Any = None
+  paper: str = ''
   train_split: str = 'train'
   eval_split: str = 'validation'
 
@@ -165,7 +169,7 @@ def get(name: str, module: str | None = None, data_dir: str | None = None) -> Ta
 
   Names of google-research/prompt-tuning mean the same task: `_examples` at the end only asked for
   logged examples, and `mt5_` or `byt5_` in front named the vocabulary, which here comes from the
-  backbone.
+  backbone. `_1_sentinel` in a name gives the form that `with_sentinels` describes.
 
   Args:
     name: MIXTURE_OR_TASK_NAME.
@@ -196,7 +200,22 @@ def _local(name: str) -> Task | None:
   if plain in _REGISTRY:
     log.info('Task %s is read as %s (the vocabulary is the backbone\'s).', name, plain)
     return _REGISTRY[plain]
-  return None
+  found = re.search(r'_([1-9][0-9]?)_sentinel', plain)
+  task = found and _REGISTRY.get(plain.replace(found[0], ''))
+  return with_sentinels(task, int(found[1]), plain) if task else None
+
+
+def with_sentinels(task: Task, count: int, name: str) -> Task:
+  """The form of a task whose targets look like masked spans, see token_forms.Sentinels.
+
+  Args:
+    task: a task of text.
+    count: number of sentinels.
+    name: of the new task.
+  """
+  return dataclasses.replace(
+      task, name=name, on_tokens=token_forms.Sentinels(count),
+      postprocess_fn=postprocessors.WithoutSentinels(task.postprocess_fn, count))
 
 
 def _from_seqio(name: str, required: bool) -> Task:

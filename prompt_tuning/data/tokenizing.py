@@ -41,10 +41,10 @@ def tokenize(
       columns[feature] = iter(vocabulary.encode_batch(texts) if texts else ())
     for example_id, example in chunk:
       if task.objective is None:
-        inputs, targets = (_ids(example, f, columns[f]) for f in FEATURES)
-        if task.task_index is not None:
-          inputs = np.insert(inputs, 0, vocabulary.sentinel(task.task_index))
-        yield example_id, example, inputs, targets
+        pair = formed(task, *(_ids(example, f, columns[f]) for f in FEATURES), vocabulary, lengths,
+                      example_id)
+        if pair is not None:
+          yield example_id, example, *pair
       elif 'text' in example:
         ids = np.asarray(next(columns['text']), np.int32)
         rng = np.random.default_rng(_seed(task.objective.seed, example_id))
@@ -53,6 +53,34 @@ def tokenize(
           yield f'{example_id}.{k}', example, inputs, targets
       else:
         yield example_id, example, *(_ids(example, f, columns[f]) for f in FEATURES)
+
+
+def formed(
+    task: Task, inputs: np.ndarray, targets: np.ndarray, vocabulary: Vocabulary,
+    lengths: Mapping[str, int | None], example_id: str = '',
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """Token ids of an example with the task's `task_index` and `on_tokens`; None if it is left out.
+
+  Args:
+    task: the task.
+    inputs: ids of the inputs' text.
+    targets: ids of the targets' text.
+    vocabulary: of the backbone.
+    lengths: TASK_FEATURE_LENGTHS.
+    example_id: seeds what is random.
+  """
+  if task.task_index is not None:
+    inputs = np.insert(inputs, 0, vocabulary.sentinel(task.task_index))
+  if task.on_tokens is None:
+    return inputs, targets
+  rng = np.random.default_rng(_seed(0, example_id))
+  return task.on_tokens(inputs, targets, vocabulary, lengths, rng)
+
+
+def target_ids(task: Task, text: str, vocabulary: Vocabulary) -> list[int]:
+  """Token ids of a text as a target of the task, without end of sequence."""
+  ids = np.asarray(vocabulary.encode(text), np.int32)
+  return formed(task, np.zeros(0, np.int32), ids, vocabulary, {})[1].tolist()
 
 
 def ended(example: Mapping[str, Any], pair: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -86,10 +114,11 @@ def check_labels(task: Task, vocabulary: Vocabulary, length: int | None = None):
       raise UserError(
           f'Label {label!r} of task {task.name!r} gives no tokens with this vocabulary; choose '
           'another text in CLASS_LABELS.')
-    if length is not None and len(ids) >= length:
+    size = len(target_ids(task, label, vocabulary)) + 1
+    if length is not None and size > length:
       raise UserError(
-          f'Label {label!r} of task {task.name!r} is {len(ids) + 1} tokens with its end of '
-          f'sequence; TASK_FEATURE_LENGTHS cuts targets to {length}: give {len(ids) + 1} or more.')
+          f'Label {label!r} of task {task.name!r} is {size} tokens with its end of sequence; '
+          f'TASK_FEATURE_LENGTHS cuts targets to {length}: give {size} or more.')
     if ids in seen:
       raise UserError(
           f'Labels {seen[ids]!r} and {label!r} of task {task.name!r} are the same tokens with this '

@@ -20,7 +20,7 @@ _MARKS = '.,?!'
 
 @dataclasses.dataclass(frozen=True)
 class WnliReferent:
-  """A WNLI example in the form of text_forms.WscReferent; for evaluation alone."""
+  """`wsc:` and the premise with `*` around the pronoun; as WSC, for evaluation alone."""
 
   def __call__(self, example: Mapping[str, Any]) -> list[dict[str, Any]]:
     premise, hypothesis = (

@@ -9,6 +9,8 @@ import numpy as np
 
 from prompt_tuning.data import loader as loader_lib
 from prompt_tuning.data import plan as plan_lib
+from prompt_tuning.data import tokenizing
+from prompt_tuning.data.task import Task
 from prompt_tuning.decoding.generate import DecodeConfig, generate_jit
 from prompt_tuning.errors import UserError
 from prompt_tuning.evaluation import evaluator, scoring
@@ -25,6 +27,7 @@ def predict(
     config: DecodeConfig,
     *,
     labels: Sequence[str] | None = None,
+    task: Task | None = None,
     inputs_length: int | None = None,
     batch_size: int = 32,
     share: tuple[int, int] = (0, 1),
@@ -40,6 +43,8 @@ def predict(
     vocabulary: of the backbone.
     config: how to generate.
     labels: answer with the most probable of these instead of generating.
+    task: whose inputs the texts are, for the sentinels that stand in them and before labels; None
+      for none.
     inputs_length: most tokens of an input, EOS included, without the prompt; longer ones are cut,
       which is logged. None keeps everything.
     batch_size: rows decoded together.
@@ -57,8 +62,8 @@ def predict(
   """
   if not texts:
     raise UserError('There is nothing to predict: the input holds no text.')
-  ids = _encode(texts, vocabulary, inputs_length)
-  candidates = scoring.label_ids(labels, vocabulary) if labels else None
+  ids = _encode(texts, vocabulary, inputs_length, task)
+  candidates = scoring.label_ids(labels, vocabulary, task) if labels else None
 
   def run(number, arrays):
     if candidates is not None:
@@ -74,10 +79,13 @@ def predict(
   return answers
 
 
-def _encode(texts, vocabulary, inputs_length) -> list[np.ndarray]:
+def _encode(texts, vocabulary, inputs_length, task) -> list[np.ndarray]:
   """Token ids with EOS of every text, cut to `inputs_length`."""
-  ids, cut = [], 0
+  ids, cut, no_target = [], 0, np.zeros(0, np.int32)
   for encoded in vocabulary.encode_batch(texts):
+    if task is not None:
+      encoded, _ = tokenizing.formed(task, np.asarray(encoded, np.int32), no_target, vocabulary,
+                                     {'inputs': inputs_length})
     kept = encoded if inputs_length is None else encoded[:inputs_length - 1]
     cut += len(kept) < len(encoded)
     ids.append(np.asarray([*kept, EOS_ID], np.int32))

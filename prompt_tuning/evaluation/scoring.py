@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from prompt_tuning import losses
+from prompt_tuning.data import tokenizing
 from prompt_tuning.data.loader import EvalBatch
 from prompt_tuning.data.task import Task
 from prompt_tuning.decoding.generate import INPUTS
@@ -23,8 +24,14 @@ from prompt_tuning.vocabulary import Vocabulary
 _MAX_POSITIONS = 1024
 
 
-def label_ids(labels: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
+def label_ids(labels: Sequence[str], vocabulary: Vocabulary, task: Task | None = None
+              ) -> np.ndarray:
   """Token ids of labels, each ended by EOS: [C, L] int32, 0 behind the end.
+
+  Args:
+    labels: their texts.
+    vocabulary: of the backbone.
+    task: whose targets they are; its sentinels stand before them.
 
   Raises:
     UserError: there are no labels, or one gives no tokens.
@@ -35,6 +42,8 @@ def label_ids(labels: Sequence[str], vocabulary: Vocabulary) -> np.ndarray:
   empty = [label for label, ids in zip(labels, encoded, strict=True) if not ids]
   if empty:
     raise UserError(f'Label {empty[0]!r} gives no tokens with this vocabulary; choose another.')
+  if task is not None:
+    encoded = [tokenizing.target_ids(task, label, vocabulary) for label in labels]
   ids = np.zeros((len(labels), 1 + max(map(len, encoded))), np.int32)
   for row, label in zip(ids, encoded, strict=True):
     row[:len(label) + 1] = [*label, vocabulary.eos_id]
@@ -118,7 +127,7 @@ def rank_classification(
     UserError: no labels, no example, or an output that cannot be written.
   """
   labels = tuple(labels or task.labels or ())
-  ids = label_ids(labels, vocabulary)
+  ids = label_ids(labels, vocabulary, task)
 
   def run(number, arrays):
     del number

@@ -19,14 +19,15 @@ _INDICES = {name: i for i, name in enumerate(
 
 
 def _declare(name: str, version: str, layout: Layout, fields: tuple[str, ...],
-             labels: tuple[str, ...] = (), tfds_name: str = '', eval_split: str = 'validation'):
+             labels: tuple[str, ...] = (), *, paper: str, tfds_name: str = '',
+             eval_split: str = 'validation'):
   """A task of one label; `labels` are its texts where files write other ones."""
   labels = labels or layout.labels
   register_forms(Task(
       name=f'{name}_{version}', labels=labels, postprocess_fn=LabelId(labels),
       source=TfdsSource(tfds_name, layout) if tfds_name else PublishedSource(layout),
       preprocess=NamedFields(name, fields, labels), metric_fns=(metrics.accuracy,),
-      eval_split=eval_split), _INDICES[name])
+      eval_split=eval_split, paper=paper), _INDICES[name])
 
 
 def _files(*patterns: str, validation: str = 'dev') -> dict[str, tuple[str, ...]]:
@@ -39,7 +40,6 @@ def _same_names(*features: str) -> dict[str, tuple[str, ...]]:
   return {feature: (feature,) for feature in features}
 
 
-# https://ojs.aaai.org/index.php/AAAI/article/view/12022; its three formats.
 _declare(
     'scitail', 'v100',
     Layout(folders=('scitail', 'SciTailV1.1', 'SciTailV1'), collections=(),
@@ -48,8 +48,8 @@ _declare(
            columns={'premise': ('premise', 'sentence1'), 'hypothesis': ('hypothesis', 'sentence2'),
                     'label': ('label', 'gold_label')},
            header=('premise', 'hypothesis', 'label'), labels=('entails', 'neutral')),
-    ('hypothesis', 'premise'), tfds_name='sci_tail:1.0.0')
-# https://aclanthology.org/N19-1131
+    ('hypothesis', 'premise'), tfds_name='sci_tail:1.0.0',
+    paper='https://ojs.aaai.org/index.php/AAAI/article/view/12022')
 _declare(
     'paws_wiki', 'v110',
     Layout(folders=('final', 'paws_wiki_labeled_final', 'paws_wiki', 'paws'), collections=('paws',),
@@ -57,15 +57,15 @@ _declare(
            columns={**_same_names('sentence1', 'sentence2', 'label'), 'idx': ('id',)},
            labels=('0', '1')),
     ('sentence1', 'sentence2'), ('not_paraphrase', 'paraphrase'),
-    tfds_name='paws_wiki/labeled_final_tokenized:1.1.0')
-# https://aclanthology.org/P05-1015, divided as the copies of it are.
+    tfds_name='paws_wiki/labeled_final_tokenized:1.1.0',
+    paper='https://aclanthology.org/N19-1131')
+# Divided as the copies of it are; its authors publish it undivided.
 _declare(
     'rotten_tomatoes', 'v100',
     Layout(folders=('rotten_tomatoes',), collections=(),
            files=_files('{}.jsonl', '{}.csv', '{}.tsv', validation='validation'),
            columns={**_same_names('label'), 'text': ('text', 'sentence')}, labels=_SENTIMENT),
-    ('text',))
-# https://arxiv.org/abs/2010.12421
+    ('text',), paper='https://aclanthology.org/P05-1015')
 _declare(
     'tweet_sentiment', 'v100',
     Layout(folders=('sentiment', 'tweet_sentiment', 'tweeteval'), collections=('datasets',),
@@ -73,12 +73,12 @@ _declare(
                         '{}.jsonl', '{}.csv', validation='val'),
            readers={'_text.txt': ReadPair('_text.txt', '_labels.txt', ('text', 'label'))},
            columns=_same_names('text', 'label'), labels=('negative', 'neutral', 'positive')),
-    ('text',))
-# https://arxiv.org/abs/2008.02275; the harder of its two test sets is a split of its own.
+    ('text',), paper='https://arxiv.org/abs/2010.12421')
+# The harder of two test sets is a split of its own.
 for _name, _fields in (('deontology', ('scenario', 'excuse')), ('justice', ('scenario',))):
   _declare(
       f'ethics_{_name}', 'v100',
       Layout(folders=(_name,), collections=('ethics',),
              files={split: (f'{_name}_{split}.csv',) for split in ('train', 'test', 'test_hard')},
              columns=_same_names('label', *_fields), labels=_ACCEPTABLE),
-      _fields, eval_split='test')
+      _fields, eval_split='test', paper='https://arxiv.org/abs/2008.02275')

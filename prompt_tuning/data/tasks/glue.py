@@ -22,6 +22,11 @@ _LABEL = {'label': ('label',), **_IDX}
 _PAIR = {'sentence1': ('sentence1', 'premise', '#1 String'),
          'sentence2': ('sentence2', 'hypothesis', '#2 String')}
 _NLI = {'premise': ('premise', 'sentence1'), 'hypothesis': ('hypothesis', 'sentence2')}
+_PAPERS = {
+    'cola': 'https://arxiv.org/abs/1805.12471', 'sst2': 'https://aclanthology.org/D13-1170',
+    'mrpc': 'https://aclanthology.org/I05-5002', 'stsb': 'https://aclanthology.org/S17-2001',
+    'mnli': 'https://arxiv.org/abs/1704.05426', 'qnli': 'https://arxiv.org/abs/1606.05250',
+    'wnli': 'https://cdn.aaai.org/ocs/4492/4492-21843-1-PB.pdf'}
 _NLI_LABELS = ('entailment', 'neutral', 'contradiction')
 
 
@@ -56,7 +61,8 @@ def _declare(name: str, layout: Layout, form, metric_fns: tuple, only: tuple[str
   for version, tfds_version in _VERSIONS:
     _DECLARED[name] = Task(
         name=f'glue_{name}_{version}', preprocess=form, metric_fns=metric_fns,
-        source=TfdsSource(f'glue/{config}:{tfds_version}', layout, only), **options)
+        source=TfdsSource(f'glue/{config}:{tfds_version}', layout, only),
+        paper=_PAPERS.get(config.split('_')[0], 'https://arxiv.org/abs/1804.07461'), **options)
     register_forms(_DECLARED[name], index)
 
 
@@ -113,7 +119,7 @@ _declare('ax', _AX, _MNLI_FORM, (), only=('test',), eval_split='test')
 register(Task(
     name='glue_wnli_v002_simple_eval', preprocess=wnli_form.WnliReferent(),
     source=TfdsSource('glue/wnli:1.0.0', _WNLI, ('validation', 'test')),
-    postprocess_fn=Referent(), metric_fns=(metrics.accuracy,)))
+    postprocess_fn=Referent(), metric_fns=(metrics.accuracy,), paper=_PAPERS['wnli']))
 
 # A prompt of the one dataset evaluated on the other: its answers are the labels of the first.
 _declare('mrpc_from_qqp', _MRPC, _MRPC_FORM, _F1_ACCURACY, only=('validation',),

@@ -1,19 +1,21 @@
-"""A task made of a user's own JSONL, TSV or CSV file."""
+"""Tasks made of a user's own files: rows of a table or JSON, or plain text."""
 
 import collections
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
 from prompt_tuning.data import metrics as metrics_lib
-from prompt_tuning.data import preprocessors
+from prompt_tuning.data import objectives, preprocessors
 from prompt_tuning.data.postprocessors import LabelId, Text
-from prompt_tuning.data.sources import FileSource, HeldOutSource
+from prompt_tuning.data.sources import FileSource, HeldOutSource, Source
 from prompt_tuning.data.task import Task
 from prompt_tuning.errors import UserError, listed
 
 log = logging.getLogger(__name__)
 
 NAME = 'local_text'
+CORPUS = 'local_corpus'
 HELD_OUT_FRACTION = 0.1
 
 
@@ -50,12 +52,7 @@ def make(
       fit.
   """
   template = preprocessors.Template(input_template, target_field, _label_pairs(class_labels))
-  files = {'train': train_file, 'validation': eval_file}
-  source = FileSource({split: file for split, file in files.items() if file}, file_format)
-  if source.splits == ('train',):
-    log.info('No EVAL_FILE: a tenth of %s, chosen with seed %d, is held out for evaluation.',
-             train_file, seed)
-    source = HeldOutSource(source, HELD_OUT_FRACTION, seed)
+  source = _source({'train': train_file, 'validation': eval_file}, file_format, seed)
   labels = template.labels
   default = ('accuracy',) if labels else ('exact_match',)
   task = Task(
@@ -65,6 +62,68 @@ def make(
   for split in task.splits:
     next(task.examples(split))
   return task
+
+
+def corpus(
+    *,
+    objective: str,
+    train_file: str | None = None,
+    eval_file: str | None = None,
+    text_field: str = 'text',
+    seed: int = 0,
+) -> Task:
+  """Builds the task of an objective on the tokens of plain text.
+
+  Args:
+    objective: OBJECTIVE, see objectives.by_name.
+    train_file: TRAIN_FILE; a .txt file (also with .gz) holds one text a line, JSONL, JSON, TSV and
+      CSV have a field with the text. None: the task has no split to train on.
+    eval_file: EVAL_FILE; None holds out a seeded tenth of the training file.
+    text_field: TEXT_FIELD.
+    seed: of the held-out part.
+
+  Raises:
+    UserError: no such objective, a missing or broken file, a field that is not there.
+  """
+  kinds = {_is_lines(file) for file in (train_file, eval_file) if file}
+  if len(kinds) > 1:
+    raise UserError(f'TRAIN_FILE={train_file!r} and EVAL_FILE={eval_file!r}: one of them is a text '
+                    'file, the other a table or JSON. Give two of a kind.')
+  source = _source({'train': train_file, 'validation': eval_file},
+                   'lines' if True in kinds else None, seed)
+  task = Task(name=CORPUS, source=source, preprocess=TextField(text_field),
+              objective=objectives.by_name(objective))
+  for split in task.splits:
+    next(task.examples(split))
+  return task
+
+
+@dataclasses.dataclass(frozen=True)
+class TextField:
+  """A field of a row as the text for an objective.
+
+  Attributes:
+    field: its name.
+  """
+  field: str
+
+  def __call__(self, example: Mapping) -> list[Mapping]:
+    return [{'text': preprocessors.field_text(example, self.field, 'TEXT_FIELD')}]
+
+
+def _is_lines(file: str) -> bool:
+  return file.lower().removesuffix('.gz').endswith('.txt')
+
+
+def _source(files: Mapping[str, str | None], file_format: str | None, seed: int) -> Source:
+  """The files that are given; without an evaluation file, the training file in two parts."""
+  files = {split: file for split, file in files.items() if file}
+  source = FileSource(files, file_format)
+  if source.splits == ('train',):
+    log.info('No EVAL_FILE: a tenth of %s, chosen with seed %d, is held out for evaluation.',
+             files['train'], seed)
+    source = HeldOutSource(source, HELD_OUT_FRACTION, seed)
+  return source
 
 
 def _label_pairs(class_labels: Sequence[str] | Mapping | None):

@@ -78,6 +78,11 @@ BILLSUM = Layout(
            for split in ('train', 'test')})
 
 # Under the names of T5 and google-research/prompt-tuning.
+PAPERS = {
+    'xsum': 'https://arxiv.org/abs/1808.08745', 'cnn_dailymail': 'https://arxiv.org/abs/1704.04368',
+    'samsum': 'https://arxiv.org/abs/1911.12237', 'multi_news': 'https://arxiv.org/abs/1906.01749',
+    'aeslc': 'https://arxiv.org/abs/1906.03497', 'billsum': 'https://arxiv.org/abs/1910.00523',
+    'gigaword': 'https://arxiv.org/abs/1509.00685', 'newsroom': 'https://arxiv.org/abs/1804.11283'}
 for _name, _tfds_name, _layout, _article, _summary in (
     ('xsum_v110', 'xsum:1.1.0', XSUM, 'document', 'summary'),
     ('cnn_dailymail_v002', 'cnn_dailymail:3.4.0', CNN_DAILYMAIL, 'article', 'highlights'),
@@ -85,13 +90,13 @@ for _name, _tfds_name, _layout, _article, _summary in (
     ('samsum_v100', 'samsum:1.0.0', SAMSUM, 'dialogue', 'summary'),
     ('multi_news_v100', 'multi_news:1.0.0', MULTI_NEWS, 'document', 'summary')):
   register(Task(
-      name=_name, source=TfdsSource(_tfds_name, _layout),
+      name=_name, source=TfdsSource(_tfds_name, _layout), paper=PAPERS[_tfds_name.split(':')[0]],
       preprocess=text_forms.Prefixed('summarize:', _article, _summary),
       metric_fns=(metrics.Rouge(),)))
 
-# Restaurants (https://arxiv.org/abs/1706.09254): rows with the same meaning are one input.
+# Restaurants: rows with the same meaning are one input.
 register(Task(
-    name='e2e_nlg_v001',
+    name='e2e_nlg_v001', paper='https://arxiv.org/abs/1706.09254',
     source=PublishedSource(Layout(
         folders=('E2E', 'e2e-dataset', 'e2e_nlg'), collections=('nlg',),
         files={'train': ('trainset.csv',), 'validation': ('devset.csv',),
@@ -101,7 +106,6 @@ register(Task(
     postprocess_fn=Grouped(Text(), ('mr',)),
     metric_fns=(metrics.AllOfGroup(metrics.bleu), metrics.AllOfGroup(metrics.Rouge()))))
 
-# Triples (https://aclanthology.org/W17-3518, https://arxiv.org/abs/2007.02871).
 # WebNLG's training files are one for each size and domain.
 _XML = ('en/{}/*triples/*.xml', '{}/*triples/*.xml', '{}/*.xml', '{}.xml')
 _TRIPLES = Layout(
@@ -119,9 +123,10 @@ _DART = dataclasses.replace(
     _TRIPLES, folders=('DART', 'dart'),
     many=False,
     files=_files(*((f'dart-v*-full-{split}.json',) for split in ('train', 'dev', 'test'))))
-for _name, _layout in (('web_nlg', _TRIPLES), ('dart', _DART)):
+for _name, _layout, _paper in (('web_nlg', _TRIPLES, 'https://aclanthology.org/W17-3518'),
+                               ('dart', _DART, 'https://arxiv.org/abs/2007.02871')):
   register(Task(
-      name=f'{_name}_v001', source=PublishedSource(_layout),
+      name=f'{_name}_v001', paper=_paper, source=PublishedSource(_layout),
       preprocess=text_forms.Triples(_name),
       postprocess_fn=Grouped(Answers(), ('idx',)),
       metric_fns=(metrics.FirstOfGroup(metrics.bleu), metrics.FirstOfGroup(metrics.Rouge()))))

@@ -4,11 +4,12 @@ Questions with a passage that holds the answer, in T5's form of SQuAD. Prompts a
 dataset and evaluated on the others; out of domain there is no training split.
 """
 
-from prompt_tuning.data import metrics, nested_rows, qa_forms, text_files, text_forms
+from prompt_tuning.data import metrics, nested_rows, qa_forms, text_files, text_forms, token_forms
 from prompt_tuning.data.postprocessors import Answers, SpanAnswers
 from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register
 
+_MRQA = 'https://arxiv.org/abs/1910.09753'
 # Name -> (config at TensorFlow Datasets, names of the files that MRQA publishes).
 _IN_DOMAIN = {
     'squad': ('squad', ('SQuAD',)),
@@ -49,20 +50,21 @@ def _mrqa_files(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
           for split, given in patterns.items()}
 
 
-def _declare(name: str, source: TfdsSource, **form):
+def _declare(name: str, source: TfdsSource, paper: str = _MRQA, **form):
   register(Task(
-      name=name, source=source, preprocess=text_forms.QuestionAndContext(**form),
+      name=name, source=source, paper=paper, preprocess=text_forms.QuestionAndContext(**form),
       postprocess_fn=Answers(), metric_fns=(metrics.squad,)))
 
 
 _SQUAD = TfdsSource('squad/v1.1:3.0.0', _layout(
     ('squad', 'SQuAD', 'SQuAD1.1', 'squad_v1.1'),
     {'train': ('train-v1.1.json', 'train.json'), 'validation': ('dev-v1.1.json', 'dev.json')}))
-_declare('squad_v010_allanswers', _SQUAD)
-_declare('squad_v010', _SQUAD)  # T5's older name
-_declare('squad_v010_context_free', _SQUAD, context=False)
+_SQUAD_PAPER = 'https://arxiv.org/abs/1606.05250'
+_declare('squad_v010_allanswers', _SQUAD, _SQUAD_PAPER)
+_declare('squad_v010', _SQUAD, _SQUAD_PAPER)  # T5's older name
+_declare('squad_v010_context_free', _SQUAD, _SQUAD_PAPER, context=False)
 register(Task(
-    name='squad_v010_allanswers_span', source=_SQUAD,
+    name='squad_v010_allanswers_span', source=_SQUAD, paper=_SQUAD_PAPER,
     preprocess=qa_forms.Span(text_forms.QuestionAndContext()),
     postprocess_fn=SpanAnswers(), metric_fns=(metrics.span_squad,)))
 for _name, (_config, _names) in _IN_DOMAIN.items():
@@ -76,8 +78,9 @@ for _name, (_config, _names) in _OUT_OF_DOMAIN.items():
       renamed=(('validation', 'test'),)))
 
 register(Task(
-    name='trivia_qa_v010', preprocess=qa_forms.TriviaQA(), objective=qa_forms.KeepAnswer(),
+    name='trivia_qa_v010', preprocess=qa_forms.TriviaQA(), on_tokens=token_forms.KeepAnswer(),
     postprocess_fn=Answers(), metric_fns=(metrics.trivia_qa,),
+    paper='https://arxiv.org/abs/1705.03551',
     source=TfdsSource('trivia_qa/rc:1.1.0', Layout(
         folders=('triviaqa-rc', 'trivia_qa', 'triviaqa'), collections=(), many=True,
         files={'train': ('qa/*-train.json', '*-train.json'),

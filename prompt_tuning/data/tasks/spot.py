@@ -12,6 +12,10 @@ from prompt_tuning.data.task import Task, register
 from prompt_tuning.data.tasks import nlg
 
 _NLI = ('entailment', 'neutral', 'contradiction')
+_PAPERS = {
+    'anli': 'https://arxiv.org/abs/1910.14599', 'snli': 'https://arxiv.org/abs/1508.05326',
+    'doc': 'https://arxiv.org/abs/2106.09449', 'imdb': 'https://aclanthology.org/P11-1015',
+    'yelp': 'https://arxiv.org/abs/1509.01626'}
 _SENTIMENT = ('negative', 'positive')
 
 
@@ -21,7 +25,7 @@ def _declare(name: str, tfds_name: str, fields: tuple[str, ...], labels: tuple[s
   register(Task(
       name=_versioned(name, tfds_name), source=TfdsSource(tfds_name, layout), labels=labels,
       preprocess=text_forms.SingleSpaces(NamedFields(name, fields, labels)),
-      metric_fns=(metrics.accuracy,), eval_split=eval_split))
+      metric_fns=(metrics.accuracy,), eval_split=eval_split, paper=_PAPERS[name.split('_')[0]]))
 
 
 def _versioned(name: str, tfds_name: str) -> str:
@@ -87,5 +91,6 @@ for _tfds_name, _layout, _article, _summary in (
   _name = _tfds_name.split(':')[0]
   register(Task(
       name=_versioned(_name, _tfds_name), source=TfdsSource(_tfds_name, _layout),
+      paper=nlg.PAPERS[_name],
       preprocess=text_forms.Prefixed(f'{_name} summarize:', _article, _summary),
       metric_fns=(metrics.Rouge(),), eval_split='test' if _name == 'billsum' else 'validation'))

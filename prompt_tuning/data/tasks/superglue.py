@@ -15,6 +15,13 @@ _FILES = {
                    'dev*.jsonl'),
     'test': ('test.jsonl', 'test.tsv'),
 }
+_PAPERS = {
+    'boolq': 'https://arxiv.org/abs/1905.10044',
+    'cb': 'https://ojs.ub.uni-konstanz.de/sub/index.php/sub/article/view/601',
+    'copa': 'https://cdn.aaai.org/ocs/2418/2418-10878-1-PB.pdf',
+    'multirc': 'https://aclanthology.org/N18-1023', 'record': 'https://arxiv.org/abs/1810.12885',
+    'wic': 'https://arxiv.org/abs/1808.09121',
+    'wsc': 'https://cdn.aaai.org/ocs/4492/4492-21843-1-PB.pdf'}
 _IDX = {'idx': ('idx', 'index')}
 _PAIR = {'premise': ('premise', 'sentence1'), 'hypothesis': ('hypothesis', 'sentence2')}
 _NLI_LABELS = ('entailment', 'not_entailment')
@@ -38,7 +45,8 @@ def _declare(name: str, layout: Layout, form, metric_fns: tuple, *, config: str 
   options.setdefault('postprocess_fn', LabelId(layout.labels))
   register_forms(Task(
       name=f'super_glue_{name}', preprocess=form, metric_fns=metric_fns,
-      source=TfdsSource(f'super_glue/{config or index}:1.0.2', layout, only), **options),
+      source=TfdsSource(f'super_glue/{config or index}:1.0.2', layout, only),
+      paper=_PAPERS.get(index, 'https://arxiv.org/abs/1905.00537'), **options),
       _INDICES[index])
 
 
@@ -98,7 +106,8 @@ _DPR = Layout(
     columns=_same_names('sentence', 'pronoun', 'candidates', 'label'), kinds={'candidates': list})
 register_forms(Task(
     name='dpr_v001_simple', preprocess=text_forms.DprReferent(), metric_fns=(metrics.accuracy,),
-    source=TfdsSource('definite_pronoun_resolution:1.1.0', _DPR), eval_split='test'),
+    source=TfdsSource('definite_pronoun_resolution:1.1.0', _DPR), eval_split='test',
+    paper='https://aclanthology.org/D12-1071'),
     _INDICES['wsc'])
 
 for _folder in ('AX-b', 'AX-g'):

@@ -9,6 +9,10 @@ from prompt_tuning.data.published import Layout, TfdsSource
 from prompt_tuning.data.task import Task, register
 from prompt_tuning.data.text_files import ReadPair
 
+_PAPERS = {
+    'wmt14': 'https://aclanthology.org/W14-3302', 'wmt15': 'https://aclanthology.org/W15-3001',
+    'wmt16': 'https://aclanthology.org/W16-2301', 'wmt19': 'https://aclanthology.org/W19-5301',
+    'wmt_t2t': 'https://aclanthology.org/W14-3302'}
 _LANGUAGES = {'de': 'German', 'en': 'English', 'fr': 'French', 'ro': 'Romanian'}
 
 
@@ -30,4 +34,4 @@ for _name, _target in (('wmt14', 'de'), ('wmt14', 'fr'), ('wmt15', 'fr'), ('wmt1
       name=f'{_name}_en{_target}_v003',
       source=TfdsSource(f'{_name}_translate/{_target}-en:1.0.0', _layout(_name, 'en', _target)),
       preprocess=text_forms.Translate(*((c, _LANGUAGES[c]) for c in ('en', _target))),
-      metric_fns=(metrics.bleu,)))
+      metric_fns=(metrics.bleu,), paper=_PAPERS[_name]))

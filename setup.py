@@ -42,7 +42,7 @@ EXTRAS = {
     'seqio': SEQIO,
     'tfds': ('tensorflow-datasets>=4.9.9,<5', *SEQIO[1:]),
     # The cache of tokenised examples written by many machines.
-    'beam': ('apache-beam>=2.70.0,<2.78',),
+    'beam': ('apache-beam>=2.72.0,<2.78',),
     # BLEU and ROUGE.
     'metrics': METRICS,
     'demo': ('matplotlib>=3.10.0,<4',),

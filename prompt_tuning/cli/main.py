@@ -77,6 +77,22 @@ example, a file that is not of a run:
   prompt-tuning export --input=reviews.npy --to=peft --output=adapter \\
     --base=/checkpoints/t5-v1_1-small"""
 
+_CACHE_EXAMPLE = """\
+example, in four processes; `train` with the same CACHE_DIR finds what this writes:
+  prompt-tuning cache --gin_file=tasks/sst2.gin --gin.DATA_DIR=/data/glue \\
+    --gin.VOCABULARY=/checkpoints/t5-v1_1-small/spiece.model \\
+    --gin.CACHE_DIR=/caches --num_processes=4
+
+example, for a run that is about to start: its command line with `cache` in place of `train`.
+The caches are those of its MODEL_DIR.
+
+example, on Apache Beam (pip install 'prompt-tuning[beam]'), in 16 pieces of work:
+  prompt-tuning cache --gin_file=tasks/sst2.gin ... --num_processes=16 \\
+    --pipeline_options='--runner=DirectRunner --direct_num_workers=4'
+
+example, after copying caches to another machine:
+  prompt-tuning cache --verify --gin.CACHE_DIR=/caches"""
+
 _IMPORT_EXAMPLE = """\
 example, an adapter of Hugging Face PEFT as a prompt file (for --gin.PROMPT_FILE):
   prompt-tuning import --input=adapter --base=/checkpoints/t5-v1_1-small --output=p.safetensors
@@ -172,6 +188,18 @@ VERBS = {
                 'text lines or JSONL, see below; - is stdin'))),
             ('--output', dict(metavar='FILE', default='-', help=(
                 'JSONL, written once all is answered; - is stdout, written as it goes'))))),
+    'cache': Verb(
+        purpose='tokenise splits of a task ahead of time, in one process or many',
+        example=_CACHE_EXAMPLE, run_file='runs/data.gin',
+        own_flags=(
+            ('--split', dict(type=lambda names: names.split(','), metavar='NAMES', help=(
+                'splits, with commas between; else those that the task trains and evaluates on'))),
+            ('--num_processes', dict(type=int, default=1, metavar='N', help=(
+                'how many processes share the work; on Beam, how many pieces it has'))),
+            ('--pipeline_options', dict(metavar='OPTIONS', help=(
+                "run on Apache Beam with these options of its pipelines, '' for its own"))),
+            ('--verify', dict(action='store_true', help=(
+                'write nothing; compare all caches of CACHE_DIR with their checksums'))))),
     'export': Verb(
         purpose='write the result of a run, or any file, in a format that others read',
         example=_EXPORT_EXAMPLE, run_file='runs/export.gin',

@@ -18,7 +18,7 @@ from prompt_tuning.peft import prompt_init
 from prompt_tuning.peft.block_edges import BlockEdges
 from prompt_tuning.peft.method import Method
 from prompt_tuning.peft.soft_prompt import SoftPrompt
-from prompt_tuning.vocabulary import Vocabulary
+from prompt_tuning.vocabulary import Vocabulary, load_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +118,20 @@ def axis_rules(config: ModelConfig) -> tuple:
 def on_mesh(model: peft_model.PeftModel, mesh: jax.sharding.Mesh, rules) -> peft_model.PeftModel:
   """The model with its activations bound to the mesh; as it is on one device."""
   return model if mesh.size == 1 else model.clone(edges=BlockEdges(mesh=mesh, rules=rules))
+
+
+def vocabulary(config: ModelConfig) -> Vocabulary | None:
+  """The vocabulary of the configuration without its model; None where it names none.
+
+  Raises:
+    UserError: no such file or checkpoint.
+  """
+  if config.vocabulary is not None:
+    return load_vocabulary(config.vocabulary)
+  if config.checkpoint in ('', restore.RANDOM):
+    return None
+  stored = restore.open_model(config.checkpoint)
+  return restore.open_vocabulary(None, stored, stored.config)
 
 
 def module(config: ModelConfig, labels=None) -> peft_model.PeftModel:

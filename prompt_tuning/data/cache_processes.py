@@ -1,6 +1,7 @@
 """Writes the shards of a cache in several processes: of this machine, or of Apache Beam."""
 
 import functools
+import importlib
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -8,7 +9,7 @@ import multiprocessing.reduction
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prompt_tuning.data import cache_shards
 from prompt_tuning.data.cache_shards import Job
@@ -21,7 +22,8 @@ _KILLED = ('A process that wrote the cache has ended before its time: by the err
 
 
 def write_in_processes(
-    job: Job, *, processes: int, on_shards: Callable[[int], None] = lambda written: None):
+    job: Job, *, processes: int, modules: Sequence[str] = (),
+    on_shards: Callable[[int], None] = lambda written: None):
   """Writes all shards in processes of this machine.
 
   They are spawned: a forked copy of a process that runs JAX may hang.
@@ -29,6 +31,7 @@ def write_in_processes(
   Args:
     job: what has to be written.
     processes: how many.
+    modules: imported there first, where their import makes the task known to SeqIO.
     on_shards: called now and then with the number of shards that are there.
 
   Raises:
@@ -37,8 +40,9 @@ def write_in_processes(
   job = _portable(job)
   context = multiprocessing.get_context('spawn')
   errors = context.SimpleQueue()
-  workers = [context.Process(target=_write_in_process, args=(job, part, processes, errors),
-                             daemon=True) for part in range(processes)]
+  workers = [context.Process(
+      target=_write_in_process, args=(job, part, processes, modules, errors), daemon=True)
+             for part in range(processes)]
   try:
     for worker in workers:
       worker.start()
@@ -54,7 +58,7 @@ def write_in_processes(
       worker.terminate()
 
 
-def write_on_beam(job: Job, *, parts: int, options: str):
+def write_on_beam(job: Job, *, parts: int, options: str, modules: Sequence[str] = ()):
   """Writes all shards in a pipeline of Apache Beam.
 
   All its workers have to see the same CACHE_DIR and the same files of the task under the same
@@ -64,6 +68,7 @@ def write_on_beam(job: Job, *, parts: int, options: str):
     job: what has to be written.
     parts: how many pieces of work there are.
     options: of the pipeline, as on a command line: '--runner=DirectRunner --direct_num_workers=4'.
+    modules: as of `write_in_processes`.
 
   Raises:
     UserError: apache_beam is not installed, see also `write_in_processes`.
@@ -78,7 +83,7 @@ def write_on_beam(job: Job, *, parts: int, options: str):
   job = _portable(job)
   with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
     _ = (pipeline | beam.Create(range(parts)) | beam.Reshuffle()
-         | beam.Map(functools.partial(_write_for_beam, job, parts)))
+         | beam.Map(functools.partial(_write_for_beam, job, parts, modules)))
   failed = pathlib.Path(job.folder) / _FAILED
   if failed.exists():
     raise UserError(failed.read_text())
@@ -97,10 +102,12 @@ def _portable(job: Job) -> Job:
   return job
 
 
-def _write_in_process(job: Job, part: int, parts: int, errors):
+def _write_in_process(job: Job, part: int, parts: int, modules: Sequence[str], errors):
   """One part; what went wrong goes to the parent."""
   if part:  # all parts see the same, and the first says it
     logging.getLogger('prompt_tuning').setLevel(logging.ERROR)
+  for module in modules:
+    importlib.import_module(module)
   try:
     cache_shards.write_part(job, part, parts)
   except UserError as error:
@@ -108,8 +115,10 @@ def _write_in_process(job: Job, part: int, parts: int, errors):
     sys.exit(1)
 
 
-def _write_for_beam(job: Job, parts: int, part: int):
+def _write_for_beam(job: Job, parts: int, modules: Sequence[str], part: int):
   """One part; a mistake of the user's is no reason to try again, as a runner does."""
+  for module in modules:
+    importlib.import_module(module)
   try:
     cache_shards.write_part(job, part, parts)
   except UserError as error:

@@ -33,6 +33,9 @@ METRICS = (
     'rouge-score>=0.1.2,<0.2',
     'sacrebleu>=2.5.0,<3',
 )
+PLOT = (
+    'matplotlib>=3.10.0,<4',
+)
 
 EXTRAS = {
     # The accelerator's jaxlib; without an extra jax runs on the CPU.
@@ -45,11 +48,13 @@ EXTRAS = {
     'beam': ('apache-beam>=2.72.0,<2.78',),
     # BLEU and ROUGE.
     'metrics': METRICS,
-    'demo': ('matplotlib>=3.10.0,<4',),
+    # `data check --plot`, and the curve of the demo.
+    'plot': PLOT,
+    'demo': PLOT,
     'test': (
         *METRICS,
         'hypothesis>=6.135,<7',
-        'matplotlib>=3.10.0,<4',
+        *PLOT,
         'pytest>=8.4,<10',
         'pytest-xdist>=3.6,<4',
         'ruff>=0.14,<0.18',

@@ -73,12 +73,11 @@ def verify(folder: pathlib.Path):
   Raises:
     UserError: no caches there, or a damaged one.
   """
-  paths = sorted(path.parent for path in folder.glob(f'*/{cache_lib.INFO}'))
+  paths = sorted(path.parent for path in folder.glob(f'[!.]*/{cache_lib.INFO}'))
   if not paths:
     raise UserError(f'CACHE_DIR={folder} holds no caches. Give the folder that `cache` wrote to.')
   for path in paths:
-    cache = cache_lib.load(path)
-    cache_lib.check_files(path, cache.info)
+    cache = cache_lib.load(path, checksums=True)
     print(f'{path}: {len(cache)} examples, as they were written')
 
 

@@ -125,6 +125,8 @@ def check_range(name: str, value, low: float, high: float | None = None) -> None
 def _is_a(value, allowed) -> bool:
   """Whether a value fits a type hint; the inside of a mapping is not looked at."""
   origin = typing.get_origin(allowed) or allowed
+  if origin is typing.Any:
+    return True
   if origin in (types.UnionType, typing.Union):
     return any(_is_a(value, kind) for kind in typing.get_args(allowed))
   if origin is tuple:

@@ -93,6 +93,17 @@ example, on Apache Beam (pip install 'prompt-tuning[beam]'), in 16 pieces of wor
 example, after copying caches to another machine:
   prompt-tuning cache --verify --gin.CACHE_DIR=/caches"""
 
+_DATA_EXAMPLE = """\
+example, a built-in task:
+  prompt-tuning data check --task=super_glue_rte_v102 --gin.DATA_DIR=/data/superglue \\
+    --vocabulary=/checkpoints/t5-v1_1-small/spiece.model --plot=rte.png
+
+example, files of your own: the command line of `train`, or the part of it that is about data
+  prompt-tuning data check --gin_file=tasks/local_text.gin --gin.TRAIN_FILE=reviews.jsonl \\
+    --gin.INPUT_TEMPLATE='review: {text}' --gin.CLASS_LABELS="['negative', 'positive']"
+
+Exit codes: 0 no problem (warnings aside), 1 a problem, 2 a mistake in the command line."""
+
 _IMPORT_EXAMPLE = """\
 example, an adapter of Hugging Face PEFT as a prompt file (for --gin.PROMPT_FILE):
   prompt-tuning import --input=adapter --base=/checkpoints/t5-v1_1-small --output=p.safetensors
@@ -128,6 +139,8 @@ _PROCESS_FLAGS = (
 _FORMATS = ('npy, safetensors or peft: the trained prompt or adapter; t5x or hf: the whole model, '
             'what can be merged merged into it')
 _OUTPUT = dict(metavar='PATH', required=True, help='the file or folder to write')
+_SPLITS = dict(type=lambda names: names.split(','), metavar='NAMES', help=(
+    'splits, with commas between; else `cache` takes those that train and evaluate, `data` all'))
 _CONVERSION_FLAGS = (
     ('--from', dict(dest='source_format', metavar='FORMAT', help=(
         'npy, safetensors, peft, t5x or hf; told by the content if left out'))),
@@ -192,14 +205,25 @@ VERBS = {
         purpose='tokenise splits of a task ahead of time, in one process or many',
         example=_CACHE_EXAMPLE, run_file='runs/data.gin',
         own_flags=(
-            ('--split', dict(type=lambda names: names.split(','), metavar='NAMES', help=(
-                'splits, with commas between; else those that the task trains and evaluates on'))),
+            ('--split', _SPLITS),
             ('--num_processes', dict(type=int, default=1, metavar='N', help=(
                 'how many processes share the work; on Beam, how many pieces it has'))),
             ('--pipeline_options', dict(metavar='OPTIONS', help=(
                 "run on Apache Beam with these options of its pipelines, '' for its own"))),
             ('--verify', dict(action='store_true', help=(
                 'write nothing; compare all caches of CACHE_DIR with their checksums'))))),
+    'data': Verb(
+        purpose='say what there is in the splits of a task: counts, lengths, labels, examples',
+        example=_DATA_EXAMPLE, run_file='runs/data.gin', module='data_check',
+        own_flags=(
+            ('check', dict(choices=('check',), metavar='check', help='the word itself')),
+            ('--task', dict(metavar='NAME', help=(
+                'a task by its name (docs/tasks.md), in place of --gin_file=tasks/...'))),
+            ('--split', _SPLITS),
+            ('--vocabulary', dict(metavar='FILE', help=(
+                "a SentencePiece file or 'bytes' to count tokens with; else that of the model; "
+                'without either, words are counted'))),
+            ('--plot', dict(metavar='FILE', help='also draw lengths and targets, as PNG')))),
     'export': Verb(
         purpose='write the result of a run, or any file, in a format that others read',
         example=_EXPORT_EXAMPLE, run_file='runs/export.gin',

@@ -151,8 +151,13 @@ def _find(task, split, vocabulary, lengths, cache_dir):
   return task, pathlib.Path(cache_dir) / folder_name(task.name, split, parts), parts
 
 
-def load(path: str | os.PathLike) -> Cache:
+def load(path: str | os.PathLike, checksums: bool | None = None) -> Cache:
   """Opens a cache by its folder.
+
+  Args:
+    path: the folder.
+    checksums: read all files through and compare their checksums; False compares sizes; None
+      decides by the size of the cache.
 
   Raises:
     UserError: no cache there, or a damaged one; names the file.
@@ -160,7 +165,7 @@ def load(path: str | os.PathLike) -> Cache:
   path = pathlib.Path(path)
   info = _read_info(path)
   total = sum(entry['bytes'] for entry in info['files'].values())
-  check_files(path, info, checksums=total <= _CHECKED_BYTES)
+  check_files(path, info, total <= _CHECKED_BYTES if checksums is None else checksums)
   lengths = np.load(path / cache_shards.LENGTHS, allow_pickle=False)
   return Cache(os.fspath(path), info, lengths)
 

@@ -85,14 +85,26 @@ def check_data(task: Task, vocabulary: Vocabulary, train: Cache, dev: Cache) -> 
 
 def check_cuts(cache: Cache) -> list[Finding]:
   """Shares of the examples whose inputs or targets did not fit TASK_FEATURE_LENGTHS."""
-  findings, split = [], cache.info['split']
-  for feature, cut in cache.info['truncated'].items():
+  return describe_cuts(cache.info['split'], len(cache), cache.info['truncated'],
+                       cache.info['key']['lengths'])
+
+
+def describe_cuts(split: str, count: int, truncated, lengths) -> list[Finding]:
+  """What is cut of a split.
+
+  Args:
+    split: its name.
+    count: number of its examples.
+    truncated: feature -> number of `examples` that are cut, and how many tokens the `longest` has.
+    lengths: TASK_FEATURE_LENGTHS.
+  """
+  findings = []
+  for feature, cut in truncated.items():
     if not cut['examples']:
       continue
-    share = cut['examples'] / len(cache)
-    length = cache.info['key']['lengths'][feature]
-    text = (f'{percent(cut["examples"], len(cache))} of the {feature} of {split} are cut to '
-            f'{length} tokens; the longest has {cut["longest"]}.')
+    share = cut['examples'] / count
+    text = (f'{percent(cut["examples"], count)} of the {feature} of {split} are cut to '
+            f'{lengths[feature]} tokens; the longest has {cut["longest"]}.')
     if feature == 'targets':
       kind = problem if share > 0.5 else warning
     else:
@@ -152,37 +164,52 @@ def check_targets(labels: Sequence[str], train: Sample, dev: Sample) -> list[Fin
   """Whether the examples' targets are the labels, all of them, and of more than one class."""
   findings = []
   for sample in (train, dev):
-    findings += _unknown_labels(labels, sample) + _balance(sample)
-  missing = [label for label in labels if label not in train.targets]
-  if missing and len(train.targets) > 1:
-    findings.append(warning(
-        'missing classes', f'{len(missing)} of {len(labels)} labels have no training example'
-        f'{_looked_at(train)}: {", ".join(map(repr, missing[:5]))}.'))
-  return findings
+    findings += check_answers(labels, sample.split, sample.targets, _looked_at(sample))
+  return findings + check_missing(labels, train.targets, _looked_at(train))
 
 
-def _unknown_labels(labels, sample):
-  unknown = {text: count for text, count in sample.targets.items() if text not in labels}
+def check_missing(labels: Sequence[str], targets, looked_at: str = '') -> list[Finding]:
+  """Labels that no training example has; arguments as of `check_answers`."""
+  missing = [label for label in labels if label not in targets]
+  if not missing or len(targets) == 1:
+    return []
+  return [warning('missing classes', f'{len(missing)} of {len(labels)} labels have no training '
+                  f'example{looked_at}: {", ".join(map(repr, missing[:5]))}.')]
+
+
+def check_answers(labels: Sequence[str], split: str, targets, looked_at: str = '') -> list[Finding]:
+  """Whether the targets of one split are labels, and of more than one class.
+
+  Args:
+    labels: of the task.
+    split: its name.
+    targets: how often each target occurs.
+    looked_at: said where that is a part of the examples.
+  """
+  return _unknown_labels(labels, split, targets) + _balance(split, targets, looked_at)
+
+
+def _unknown_labels(labels, split, targets):
+  unknown = {text: count for text, count in targets.items() if text not in labels}
   if not unknown:
     return []
-  total = sum(sample.targets.values())
+  total = sum(targets.values())
   most = sorted(unknown, key=unknown.get, reverse=True)[:5]
   return [problem('unknown labels', f'{percent(sum(unknown.values()), total)} of the targets of '
-                  f'{sample.split} are no labels: {", ".join(map(_shorten, most))}; the labels '
+                  f'{split} are no labels: {", ".join(map(_shorten, most))}; the labels '
                   f'are {", ".join(map(repr, labels[:10]))}.')]
 
 
-def _balance(sample):
+def _balance(split, targets, looked_at):
   """A word on the distribution of the classes."""
-  total = sum(sample.targets.values())
-  label, count = sample.targets.most_common(1)[0]
-  if len(sample.targets) == 1:
-    return [problem('one class', f'All {total} examples of {sample.split} that were looked at '
-                    f'are {label!r}.')]
-  shares = ', '.join(f'{text!r} {percent(n, total)}'
-                     for text, n in sample.targets.most_common(5))
+  total = sum(targets.values())
+  label, count = targets.most_common(1)[0]
+  if len(targets) == 1:
+    return [problem('one class', f'All {total} examples of {split} that were looked at are '
+                    f'{label!r}.')]
+  shares = ', '.join(f'{text!r} {percent(n, total)}' for text, n in targets.most_common(5))
   kind = warning if count > UNBALANCED * total else note
-  return [kind('class balance', f'{sample.split}{_looked_at(sample)}: {shares}.')]
+  return [kind('class balance', f'{split}{looked_at}: {shares}.')]
 
 
 def score_to_beat(task: Task, dev: Sample) -> list[Finding]:

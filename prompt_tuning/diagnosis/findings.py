@@ -102,6 +102,9 @@ ADVICE = {
     'unknown tokens': (
         'The vocabulary has no pieces for much of the text: another language or script.',
         'Use a base of that language: mT5, or ByT5, which reads bytes.'),
+    'empty texts': (
+        'Fields are empty, or hold nothing but characters that the vocabulary drops.',
+        'Mend these rows or leave them out.'),
     'duplicates': (
         'Training examples stand in the evaluation data too, which flatters the score.',
         'Take them out of one of the files.'),

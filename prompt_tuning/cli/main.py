@@ -213,7 +213,7 @@ VERBS = {
             ('--verify', dict(action='store_true', help=(
                 'write nothing; compare all caches of CACHE_DIR with their checksums'))))),
     'data': Verb(
-        purpose='say what there is in the splits of a task: counts, lengths, labels, examples',
+        purpose='say what there is in the splits of a task: counts, lengths, labels',
         example=_DATA_EXAMPLE, run_file='runs/data.gin', module='data_check',
         own_flags=(
             ('check', dict(choices=('check',), metavar='check', help='the word itself')),

@@ -120,6 +120,9 @@ def build(
       task's own, a broken source, or a damaged cache.
   """
   task, path, parts = _find(task, split, vocabulary, lengths, cache_dir)
+  if rebuild and not parts:
+    raise UserError(f'{path} cannot be written again: the source of task {task.name!r} is not at '
+                    'hand (tasks/cached.gin). Leave USE_CACHED_TASKS out.')
   if rebuild or not (path / INFO).exists():
     job = Job(task=task, split=split, vocabulary=vocabulary, lengths=lengths, folder='')
     _write(job, path, parts, write)
@@ -145,6 +148,8 @@ def _find(task, split, vocabulary, lengths, cache_dir):
   _check_vocabulary(task, vocabulary)
   check_labels(task, vocabulary, lengths.get('targets'))
   task.check_split(split)
+  if hasattr(task.source, 'cache_of'):  # known by its caches alone
+    return task, task.source.cache_of(split, vocabulary, lengths), {}
   if hasattr(task.source, 'at_lengths'):
     task = _with_lengths_if_needed(task, split, lengths)
   parts = key_parts(task, split, vocabulary, lengths)
@@ -163,7 +168,7 @@ def load(path: str | os.PathLike, checksums: bool | None = None) -> Cache:
     UserError: no cache there, or a damaged one; names the file.
   """
   path = pathlib.Path(path)
-  info = _read_info(path)
+  info = read_info(path)
   total = sum(entry['bytes'] for entry in info['files'].values())
   check_files(path, info, total <= _CHECKED_BYTES if checksums is None else checksums)
   lengths = np.load(path / cache_shards.LENGTHS, allow_pickle=False)
@@ -194,7 +199,12 @@ def check_files(path: str | os.PathLike, info: Mapping[str, Any], checksums: boo
                       f'{_REMEDY}')
 
 
-def _read_info(path: pathlib.Path) -> dict[str, Any]:
+def read_info(path: pathlib.Path) -> dict[str, Any]:
+  """What info.json of a cache holds.
+
+  Raises:
+    UserError: it is not there, or damaged.
+  """
   try:
     info = json.loads((path / INFO).read_text(encoding='utf-8'))
     return {**info, 'files': dict(info['files']), 'shards': list(info['shards'])}

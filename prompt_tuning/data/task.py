@@ -192,6 +192,12 @@ def get(name: str, module: str | None = None, data_dir: str | None = None) -> Ta
   return task if data_dir is None else task.read_from(data_dir)
 
 
+def built_in(name: str) -> Task | None:
+  """A task of this package by its name, or by an older form of it; None where there is none."""
+  _import_declarations()
+  return _local(name)
+
+
 def _local(name: str) -> Task | None:
   """A task registered here under this name or under the plain form of an older name."""
   if name in _REGISTRY:

@@ -136,8 +136,8 @@ def _print_lengths(console, splits, limits):
 def _print_targets(console, splits):
   """The most common targets; a task whose targets hardly repeat has no classes to count."""
   totals = sum((split.targets for split in splits), start=type(splits[0].targets)())
-  if 2 * len(totals) > sum(totals.values()):
-    console.print('  Targets are free text: hardly any occurs twice.')
+  if 2 * len(totals) >= sum(totals.values()):
+    console.print('  Targets are not classes: few of them occur twice.')
     return
   table = _table('target', *(split.split for split in splits))
   for text, _ in totals.most_common(_LABELS):

@@ -112,15 +112,15 @@ def _write(console, flags, task, split, vocabulary, data, folder):
 
 def _writer(flags, on_shards):
   """The function that writes all shards of a job, as the flags ask for it."""
-  if flags.num_processes < 1:
-    raise UserError(f'--num_processes is {flags.num_processes}; give 1 or more.')
+  if flags.num_workers < 1:
+    raise UserError(f'--num_workers is {flags.num_workers}; give 1 or more.')
   module = config_lib.macro('MIXTURE_OR_TASK_MODULE')
   modules = (module,) if module else ()
   if flags.pipeline_options is not None:
-    return functools.partial(cache_processes.write_on_beam, parts=flags.num_processes,
+    return functools.partial(cache_processes.write_on_beam, parts=flags.num_workers,
                              options=flags.pipeline_options, modules=modules)
-  if flags.num_processes > 1:
-    return functools.partial(cache_processes.write_in_processes, processes=flags.num_processes,
+  if flags.num_workers > 1:
+    return functools.partial(cache_processes.write_in_processes, processes=flags.num_workers,
                              modules=modules, on_shards=on_shards)
   return lambda job: cache_shards.write_part(
       job, on_shard=lambda _: on_shards(cache_shards.written(job.folder)))

@@ -81,13 +81,13 @@ _CACHE_EXAMPLE = """\
 example, in four processes; `train` with the same CACHE_DIR finds what this writes:
   prompt-tuning cache --gin_file=tasks/sst2.gin --gin.DATA_DIR=/data/glue \\
     --gin.VOCABULARY=/checkpoints/t5-v1_1-small/spiece.model \\
-    --gin.CACHE_DIR=/caches --num_processes=4
+    --gin.CACHE_DIR=/caches --num_workers=4
 
 example, for a run that is about to start: its command line with `cache` in place of `train`.
 The caches are those of its MODEL_DIR.
 
 example, on Apache Beam (pip install 'prompt-tuning[beam]'), in 16 pieces of work:
-  prompt-tuning cache --gin_file=tasks/sst2.gin ... --num_processes=16 \\
+  prompt-tuning cache --gin_file=tasks/sst2.gin ... --num_workers=16 \\
     --pipeline_options='--runner=DirectRunner --direct_num_workers=4'
 
 example, after copying caches to another machine:
@@ -206,7 +206,7 @@ VERBS = {
         example=_CACHE_EXAMPLE, run_file='runs/data.gin',
         own_flags=(
             ('--split', _SPLITS),
-            ('--num_processes', dict(type=int, default=1, metavar='N', help=(
+            ('--num_workers', dict(type=int, default=1, metavar='N', help=(
                 'how many processes share the work; on Beam, how many pieces it has'))),
             ('--pipeline_options', dict(metavar='OPTIONS', help=(
                 "run on Apache Beam with these options of its pipelines, '' for its own"))),

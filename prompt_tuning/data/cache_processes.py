@@ -18,7 +18,7 @@ from prompt_tuning.errors import UserError
 _POLL_S = 0.5  # between two looks at how many shards are there
 _FAILED = 'failed.txt'  # what a worker of Beam could not use
 _KILLED = ('A process that wrote the cache has ended before its time: by the error above, or for '
-           'want of memory, where fewer --num_processes help.')
+           'want of memory, where fewer --num_workers help.')
 
 
 def write_in_processes(
@@ -78,7 +78,7 @@ def write_on_beam(job: Job, *, parts: int, options: str, modules: Sequence[str] 
     from apache_beam.options.pipeline_options import PipelineOptions
   except ImportError as error:
     raise UserError(f'--pipeline_options asks for Apache Beam, which cannot be imported: {error}. '
-                    "Install it with pip install 'prompt-tuning[beam]', or use --num_processes in "
+                    "Install it with pip install 'prompt-tuning[beam]', or use --num_workers in "
                     'its place.') from None
   job = _portable(job)
   with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:

@@ -74,7 +74,7 @@ def test_without_tensorflow_and_without_the_source(cached, train_argv, tmp_path)
     (['--gin.CACHE_DIR=x', '--gin_file=tasks/demo_sentiment.gin', '--gin.VOCABULARY=bytes',
       '--split=dev'], ("'dev'", 'train, validation')),
     (['--gin.CACHE_DIR=x', '--gin_file=tasks/demo_sentiment.gin', '--gin.VOCABULARY=bytes',
-      '--num_processes=0'], ('--num_processes is 0',)),
+      '--num_workers=0'], ('--num_workers is 0',)),
 ])
 def test_usage_errors(flags, words, capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

@@ -39,6 +39,7 @@ class DataConfig:
     max_buckets: most padded lengths, each of which is compiled once.
     packing: whether training batches are packed: True, False, or 'auto', where that saves a
       twentieth of the FLOPs that buckets take.
+    eval_packing: whether the encoder gets evaluation batches packed, likewise.
     remainder: of an epoch's rows that fill no batch: 'pad' or 'drop'.
   """
 
@@ -49,6 +50,7 @@ class DataConfig:
   seed: int = 0
   max_buckets: int = 6
   packing: bool | str = 'auto'
+  eval_packing: bool | str = 'auto'
   remainder: str = 'pad'
 
   def __post_init__(self):
@@ -60,8 +62,10 @@ class DataConfig:
       raise UserError(f'TASK_FEATURE_LENGTHS is {self.feature_lengths!r}: give whole numbers from '
                       "1 on for both, as in {'inputs': 256, 'targets': 16}.")
     config_lib.check_range('MAX_BUCKETS', self.max_buckets, 1)
-    if self.packing not in (True, False, 'auto'):
-      raise UserError(f"PACKING is {self.packing!r}; allowed: True, False, 'auto'.")
+    for name in ('packing', 'eval_packing'):
+      if getattr(self, name) not in (True, False, 'auto'):
+        raise UserError(
+            f"{name.upper()} is {getattr(self, name)!r}; allowed: True, False, 'auto'.")
     config_lib.check_range('RANDOM_SEED', self.seed, 0, 2**32 - 1)
 
 
@@ -143,27 +147,71 @@ def training_batches(
   if not config.packing or counts_padding:
     return loader.TrainLoader(cache, bucketed)
   cost = packing.row_cost(model.peft.backbone.config)
-  placement = next((method.placement for method in model.peft.methods
-                    if isinstance(method, SoftPrompt)), 'prefix')
-  layout = packing.choose_packing(
-      cache.lengths, batch_size, cost, prompt_length=length, placement=placement,
-      max_shapes=config.max_buckets, row_multiple=math.lcm(num_microbatches,
-                                                           model.mesh.shape['data']))
+  layout = _packing(config, cache, model, batch_size, cost,
+                    math.lcm(num_microbatches, model.mesh.shape['data']))
   packed = loader.training_plan(cache, batch_size, packing=layout, **options)
   wasted = [packing.wasted_flops(cache.lengths, _first_batches(plan), cost, length)
             for plan in (bucketed, packed)]
-  spent = [1 / (1 - share) for share in wasted]
-  use_packed = config.packing is True or spent[1] < _PACKING_PAYS * spent[0]
+  use_packed = _pays(config.packing, *(1 / (1 - share) for share in wasted))
   log.info('FLOPs spent on padding: %.0f %% in length buckets, %.0f %% packed (counting what '
            'neighbours in a row cost each other). PACKING=%s: %s.',
-           *(100 * share for share in wasted), config.packing,
-           _layout(layout) if use_packed else 'examples are padded to buckets')
+           *(100 * share for share in wasted), config.packing, _words(layout, use_packed))
   return loader.TrainLoader(cache, packed if use_packed else bucketed)
 
 
-def _layout(packing_: packing.Packing) -> str:
-  """How many examples share a row, in words."""
-  counts = sorted({group.ranks.shape[1] for group in packing_.groups})
+def evaluation_packing(config: DataConfig, cache: cache_lib.Cache, model,
+                       batch_size: int) -> packing.Packing | None:
+  """How the encoder gets the batches of an evaluation packed; None where length buckets are used.
+
+  Examples are encoded packed and decoded apart; says what that saves.
+
+  Args:
+    config: the configuration.
+    cache: of the split.
+    model: cli.model.Model.
+    batch_size: examples of a batch.
+  """
+  if not config.eval_packing:
+    return None
+  shape, length = model.peft.backbone.config, model.prompt_length
+  encoder, decoder = packing.encoder_cost(shape), packing.decoder_cost(shape)
+  layout = _packing(config, cache, model, batch_size, lambda inputs, targets: encoder(inputs),
+                    model.mesh.shape['data'])
+  targets = int(cache.lengths[:, 1].max())
+  bucketed = sum(
+      len(batch.rows) * (encoder(batch.shape[0] + length)
+                         + decoder(batch.shape[0] + length, targets))
+      for batch in plan_lib.eval_plan(
+          cache.lengths, buckets(config, cache, length), batch_size))
+  packed = sum(
+      group.ranks.size * (encoder(group.slots[0]) / group.ranks.shape[1]
+                          + decoder(group.longest, targets)) for group in layout.groups)
+  use_packed = _pays(config.eval_packing, bucketed, packed)
+  log.info('FLOPs of an evaluation: packed for the encoder %.0f %% of those in length buckets. '
+           'EVAL_PACKING=%s: %s.', 100 * packed / bucketed, config.eval_packing,
+           _words(layout, use_packed))
+  return layout if use_packed else None
+
+
+def _packing(config, cache, model, batch_size, cost, row_multiple) -> packing.Packing:
+  """The layout of a cache that costs least."""
+  placement = next((method.placement for method in model.peft.methods
+                    if isinstance(method, SoftPrompt)), 'prefix')
+  return packing.choose_packing(
+      cache.lengths, batch_size, cost, prompt_length=model.prompt_length, placement=placement,
+      max_shapes=config.max_buckets, row_multiple=row_multiple)
+
+
+def _pays(setting, bucketed: float, packed: float) -> bool:
+  """Whether to pack under a setting of True, False or 'auto', given the FLOPs of both."""
+  return setting is True or packed < _PACKING_PAYS * bucketed
+
+
+def _words(layout: packing.Packing, use_packed: bool) -> str:
+  """What becomes of the examples, in words."""
+  if not use_packed:
+    return 'examples are padded to buckets'
+  counts = sorted({group.ranks.shape[1] for group in layout.groups})
   return f'packed, {" or ".join(map(str, counts))} examples a row'
 
 

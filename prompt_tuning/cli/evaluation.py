@@ -49,6 +49,7 @@ class Evaluation:
     self._batches = loader_lib.for_evaluation(
         cache, batch_size, max_batches=max_batches,
         buckets=data_lib.buckets(data, cache, model.prompt_length),
+        packing=data_lib.evaluation_packing(data, cache, model, batch_size),
         **data_lib.share(model.mesh))
     self._before_batch = before_batch
     self._loss_step = step.make_eval_step(model.peft, loss=loss)

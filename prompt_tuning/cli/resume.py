@@ -29,7 +29,7 @@ FREE = frozenset((
     # how long, how often, what is kept
     'train_steps', 'train_steps_relative', 'eval_period', 'eval_steps', 'eval_at_start',
     'save_period', 'write_period', 'patience', 'keep_last', 'keep_best', 'keep_every',
-    'skip_nonfinite_steps', 'eval_batch_size', 'doctor',
+    'skip_nonfinite_steps', 'eval_batch_size', 'eval_packing', 'doctor',
     # on what: the same numbers up to the order of sums
     'num_partitions', 'model_parallel_submesh', 'mesh', 'parameter_partitioning_dims',
     'activation_partitioning_dims', 'remat_policy',

@@ -28,14 +28,15 @@ class EvalBatch:
 
   Attributes:
     arrays: what the model takes, see `assemble`; of several processes, this one's rows.
-    records: for each row of all processes what Cache.records gives, None for one that fills up.
+    records: for each example of all processes, row after row, what Cache.records gives, None for a
+      place that is filled up.
   """
   arrays: Arrays
   records: tuple[dict[str, Any] | None, ...]
 
   @property
   def ids(self) -> tuple[str | None, ...]:
-    """Example id of each row, None for a row that fills up."""
+    """Example id of each record, None for a place that is filled up."""
     return tuple(None if r is None else r['id'] for r in self.records)
 
 
@@ -95,12 +96,12 @@ class EvalLoader:
 
   Args:
     cache: the tokenised split.
-    batches: from plan.eval_plan.
+    batches: from plan.eval_plan; a packed one comes with encoder_slots, see decoding.encoding.
     process_index: which host this is.
     process_count: number of hosts.
   """
 
-  def __init__(self, cache: Cache, batches: Sequence[Batch], process_index: int = 0,
+  def __init__(self, cache: Cache, batches: Sequence[Batch | PackedBatch], process_index: int = 0,
                process_count: int = 1):
     self.cache = cache
     self.batches = tuple(batches)
@@ -113,9 +114,12 @@ class EvalLoader:
     for batch in self.batches:
       real = batch.rows[batch.rows >= 0]
       records = iter(self.cache.records(real) if len(real) else ())
+      arrays = read(self.cache, plan_lib.host_share(batch, *self._share))
+      if isinstance(batch, PackedBatch):
+        arrays['encoder_slots'] = packing_lib.slots_of_examples(
+            arrays['encoder_segment_ids'], batch.rows.shape[1], batch.longest)
       yield EvalBatch(
-          read(self.cache, plan_lib.host_share(batch, *self._share)),
-          tuple(next(records) if row >= 0 else None for row in batch.rows))
+          arrays, tuple(next(records) if row >= 0 else None for row in batch.rows.ravel()))
 
 
 def for_training(cache: Cache, batch_size: int, **options) -> TrainLoader:
@@ -159,6 +163,7 @@ def for_evaluation(
     batch_size: int,
     *,
     buckets: Sequence[Shape] | None = None,
+    packing: Packing | None = None,
     max_batches: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
@@ -169,6 +174,7 @@ def for_evaluation(
     cache: the tokenised split.
     batch_size: rows over all hosts.
     buckets: shapes; None chooses them from the lengths.
+    packing: lets examples share rows of the encoder, in place of buckets.
     max_batches: EVAL_STEPS, so many batches, the same ones every time; None is the whole split.
     process_index: which host this is.
     process_count: number of hosts.
@@ -178,7 +184,10 @@ def for_evaluation(
   """
   if max_batches is not None and max_batches < 1:
     raise UserError(f'EVAL_STEPS is {max_batches}; give 1 or more, or None for the whole split.')
-  batches = plan_lib.eval_plan(cache.lengths, tuple(buckets or buckets_of(cache)), batch_size)
+  if packing is None:
+    batches = plan_lib.eval_plan(cache.lengths, tuple(buckets or buckets_of(cache)), batch_size)
+  else:
+    batches = plan_lib.mixed(packing.epoch(cache.lengths, shuffle=False))
   return EvalLoader(cache, batches[:max_batches], process_index, process_count)
 
 

@@ -38,9 +38,11 @@ class Group:
     ranks: [n, S] int, for each row the ranks of its examples in the order of sizes, the longest
       first, PADDING_ROW where there is none.
     slots: (T, L), input slots, prompts included, and target slots of a row.
+    longest: at least the input slots of the longest example, prompt included.
   """
   ranks: np.ndarray
   slots: Shape
+  longest: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,15 +86,16 @@ class Packing:
       if rest and remainder == 'pad':
         left = rows[whole * size:]
         parts.append(np.pad(left, ((0, size - len(left)), (0, 0)), constant_values=PADDING_ROW))
-      batches += [self._batch(part, group.slots) for part in parts]
+      batches += [self._batch(part, group) for part in parts]
     if shuffle:
       batches = [batches[i] for i in rng.permutation(len(batches))]
     return batches
 
-  def _batch(self, rows, slots):
+  def _batch(self, rows, group):
+    inputs, targets = group.slots
     if rows.shape[1] == 1:
-      return Batch(rows[:, 0], (slots[0] - self.prompt_length, slots[1]))
-    return PackedBatch(rows, slots, self.prompt_length, self.placement)
+      return Batch(rows[:, 0], (inputs - self.prompt_length, targets))
+    return PackedBatch(rows, group.slots, self.prompt_length, self.placement, group.longest)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +107,13 @@ class PackedBatch:
     shape: (input slots T, target slots L) of a row.
     prompt_length: free slots of every example, P.
     placement: where they are.
+    longest: see Group; needed where the examples are to be taken apart again.
   """
   rows: np.ndarray
   shape: Shape
   prompt_length: int = 0
   placement: str = 'prefix'
+  longest: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -201,8 +206,9 @@ def choose_packing(
                            for part in cuts[best].parts]
   groups = []
   for cut in cuts:
-    rows, totals = fold(sizes[cut.ranks], price(cut.ranks)[1])
-    groups.append(Group(np.append(cut.ranks, PADDING_ROW)[rows], _slots(totals)))
+    own = sizes[cut.ranks]
+    rows, totals = fold(own, price(cut.ranks)[1])
+    groups.append(Group(np.append(cut.ranks, PADDING_ROW)[rows], _slots(totals), _slots(own)[0]))
   return Packing(groups=tuple(groups), batch_size=batch_size, prompt_length=prompt_length,
                  placement=placement)
 
@@ -278,25 +284,42 @@ def _order(sizes):
   return np.lexsort((sizes[:, 1], sizes[:, 0]))
 
 
-def row_cost(config: T5Config) -> RowCost:
-  """FLOPs of the forward pass of one row as a function of its slots (prompt included).
+def encoder_cost(config: T5Config) -> Callable[[int], float]:
+  """FLOPs of the encoder on one row as a function of its slots (prompt included).
 
-  Matrix products alone: linear ones grow with the slots, scores with their square. A training step
-  takes a constant multiple of it.
+  Matrix products alone: linear ones grow with the slots, scores with their square.
   """
-  inner = config.num_heads * config.head_dim
-  projection = 2 * config.emb_dim * inner
-  mlp = 2 * config.emb_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
-  encoder, decoder = config.num_encoder_layers, config.num_decoder_layers
+  projection, mlp, pair = _products(config)
+
+  def cost(inputs):
+    return float(config.num_encoder_layers * (inputs * (4 * projection + mlp) + inputs**2 * pair))
+  return cost
+
+
+def decoder_cost(config: T5Config) -> RowCost:
+  """FLOPs of the decoder on one row of (input, target) slots, as encoder_cost."""
+  projection, mlp, pair = _products(config)
   head = 2 * config.emb_dim * config.vocab_size
 
   def cost(inputs, targets):
     # Keys and values of cross-attention are made from every input slot.
-    linear = inputs * (encoder * (4 * projection + mlp) + decoder * 2 * projection)
-    linear += targets * (decoder * (6 * projection + mlp) + head)
-    pairs = encoder * inputs**2 + decoder * (targets**2 + inputs * targets)
-    return float(linear + 4 * inner * pairs)
+    layer = inputs * 2 * projection + targets * (6 * projection + mlp)
+    layer += (targets**2 + inputs * targets) * pair
+    return float(config.num_decoder_layers * layer + targets * head)
   return cost
+
+
+def row_cost(config: T5Config) -> RowCost:
+  """FLOPs of the forward pass of one row; a training step takes a constant multiple of it."""
+  encoder, decoder = encoder_cost(config), decoder_cost(config)
+  return lambda inputs, targets: encoder(inputs) + decoder(inputs, targets)
+
+
+def _products(config):
+  """FLOPs of a projection and of the feed-forward block a slot, of attention a pair of slots."""
+  inner = config.num_heads * config.head_dim
+  mlp = 2 * config.emb_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
+  return 2 * config.emb_dim * inner, mlp, 4 * inner
 
 
 def wasted_flops(lengths: np.ndarray, batches: Sequence, cost: RowCost,
@@ -357,6 +380,24 @@ def assemble(
       'decoder_positions': decoder['positions'],
       'decoder_loss_weights': decoder['weights'].astype(np.float32),
   }
+
+
+def slots_of_examples(segment_ids: np.ndarray, count: int, longest: int) -> np.ndarray:
+  """Where in its row each example of a packed batch is, to be taken apart by decoding.encoding.
+
+  Args:
+    segment_ids: [R, T], as assembled.
+    count: places for examples in a row, S.
+    longest: slots of the longest example.
+
+  Returns:
+    [R * S, longest] int32; -1 behind an example, and where there is none.
+  """
+  belongs = segment_ids[:, None] == np.arange(1, count + 1)[:, None]
+  first, length = belongs.argmax(axis=-1)[..., None], belongs.sum(axis=-1)[..., None]
+  place = np.arange(longest)
+  slots = np.where(place < length, first + place, -1)
+  return slots.reshape(-1, longest).astype(np.int32)
 
 
 class _Side(dict):

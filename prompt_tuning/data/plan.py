@@ -195,15 +195,19 @@ def eval_plan(
     lengths: np.ndarray, buckets: Sequence[Shape], batch_size: int) -> list[Batch]:
   """Batches that hold every example once, in a fixed order; one may be filled up with empty rows.
 
-  The order mixes the buckets, so that the first few batches (EVAL_STEPS) hold short and long
-  examples alike.
-
   Args:
     lengths: [N, 2] input and target lengths.
     buckets: shapes.
     batch_size: rows over all hosts.
   """
-  batches = epoch_plan(lengths, buckets, batch_size, shuffle=False)
+  return mixed(epoch_plan(lengths, buckets, batch_size, shuffle=False))
+
+
+def mixed(batches: Sequence) -> list:
+  """The batches of an evaluation in a fixed order that mixes their shapes.
+
+  So the first few of them (EVAL_STEPS) hold short and long examples alike.
+  """
   order = np.random.default_rng(_EVAL_ORDER).permutation(len(batches))
   return [batches[i] for i in order]
 

@@ -8,11 +8,9 @@ import jax.numpy as jnp
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.decoding import beam_search as beam_search_lib
-from prompt_tuning.decoding import kv_cache, sampling
+from prompt_tuning.decoding import encoding, kv_cache, sampling
 from prompt_tuning.errors import UserError
 
-# What generation and scoring read of a batch.
-INPUTS = ('encoder_input_tokens', 'encoder_segment_ids')
 STRATEGIES = ('greedy', 'beam', 'sample')
 
 
@@ -93,8 +91,8 @@ def generate(model, params, batch, config, rng=None):
     model: A backbone or a PeftModel around one.
     params: Its parameters.
     batch: Dict with encoder_input_tokens [B, T] int32 and, where padding is not simply 0,
-      encoder_segment_ids [B, T] (1 at real tokens, 0 at padding). Packed rows cannot be decoded:
-      what is not segment 1 is not seen. Other entries are not looked at.
+      encoder_segment_ids [B, T] (1 at real tokens, 0 at padding), or packed rows of B examples:
+      see encoding.encode. Other entries are not looked at.
     config: DecodeConfig.
     rng: jax.random key; needed by the strategy 'sample' alone.
 
@@ -108,8 +106,10 @@ def generate(model, params, batch, config, rng=None):
     raise UserError('max_decode_length is None: give the most tokens to generate, EOS included.')
   if config.strategy == 'sample' and rng is None:
     raise UserError('strategy \'sample\' needs a random key: pass rng=jax.random.key(seed).')
-  batch_size, num_beams = batch['encoder_input_tokens'].shape[0], config.num_beams
-  tokens_to_logits, cache = _decoder(model, params, batch, config.max_decode_length, num_beams)
+  encoded, rows = encoding.encode(model, params, batch)
+  batch_size, num_beams = encoded.shape[0], config.num_beams
+  tokens_to_logits, cache = _decoder(
+      model, params, encoded, rows, config.max_decode_length, num_beams)
   shared = {'max_decode_length': config.max_decode_length, 'eos_id': config.eos_id}
   if config.strategy == 'beam':
     sequences, scores = beam_search_lib.beam_search(
@@ -137,39 +137,40 @@ def generate_jit(model, params, batch, config, rng=None):
   The batch may hold targets, ids or text beside the inputs: only the inputs enter the compiled
   function, so nothing else is copied or leads to another compilation.
   """
-  inputs = {name: batch[name] for name in INPUTS if name in batch}
+  inputs = {name: batch[name] for name in encoding.INPUTS if name in batch}
   return _jitted(model, params, inputs, config, rng)
 
 
-def _decoder(model, params, batch, max_decode_length, num_beams):
-  """Encodes the inputs and returns the step function with its empty cache.
+def _decoder(model, params, encoded, rows, max_decode_length, num_beams):
+  """Returns the step function of encoded inputs with its empty cache.
 
   Args:
     model: A backbone or a PeftModel.
     params: Its parameters.
-    batch: As in `generate`.
+    encoded: As `rows`, from encoding.encode.
+    rows: What the encoder's masks are made from.
     max_decode_length: L, the cache's length.
     num_beams: K, copies of each row.
 
   Returns:
     (tokens_to_logits, cache) for B*K rows.
   """
-  inputs, segment_ids = batch['encoder_input_tokens'], batch.get('encoder_segment_ids')
-  encoded = model.apply({'params': params}, inputs, segment_ids, method='encode')
+  inputs, segment_ids, positions = rows
   _, state = model.apply(
-      {'params': params}, encoded, inputs, max_decode_length, segment_ids, method='init_cache',
-      mutable=['cache'])
+      {'params': params}, encoded, inputs, max_decode_length, segment_ids, positions,
+      method='init_cache', mutable=['cache'])
   cross, rest = kv_cache.split_cross_attention(kv_cache.tile(state['cache'], num_beams))
   cross = kv_cache.swap_rows_and_heads(cross)
   # Only masks are made from these while decoding; `encoded` itself stands in the cache.
-  encoded, inputs, segment_ids = jax.tree.map(
-      lambda x: jnp.repeat(x, num_beams, axis=0), (encoded, inputs, segment_ids))
+  encoded, inputs, segment_ids, positions = jax.tree.map(
+      lambda x: jnp.repeat(x, num_beams, axis=0), (encoded, *rows))
 
   def tokens_to_logits(ids, cache):
     whole = params_lib.unflatten({**kv_cache.swap_rows_and_heads(cross), **cache})
     logits, state = model.apply(
         {'params': params, 'cache': whole}, encoded, inputs, ids, ids, segment_ids, decode=True,
-        max_decode_length=max_decode_length, mutable=['cache'], method='decode')
+        max_decode_length=max_decode_length, encoder_positions=positions, mutable=['cache'],
+        method='decode')
     return logits[:, 0], kv_cache.split_cross_attention(state['cache'])[1]
 
   return tokens_to_logits, rest

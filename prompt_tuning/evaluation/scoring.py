@@ -15,7 +15,7 @@ from prompt_tuning import losses
 from prompt_tuning.data import tokenizing
 from prompt_tuning.data.loader import EvalBatch
 from prompt_tuning.data.task import Task
-from prompt_tuning.decoding.generate import INPUTS
+from prompt_tuning.decoding import encoding
 from prompt_tuning.errors import UserError
 from prompt_tuning.evaluation import evaluator
 from prompt_tuning.vocabulary import Vocabulary
@@ -56,7 +56,7 @@ def score_labels(model, params, batch, ids, *, normalize_by_length=False):
   Args:
     model: a backbone or a PeftModel.
     params: its parameters.
-    batch: dict with encoder_input_tokens [B, T] (and encoder_segment_ids, as in `generate`).
+    batch: dict with encoder_input_tokens [B, T], or packed rows of B examples, as in `generate`.
     ids: [C, L] int32 from `label_ids`.
     normalize_by_length: divide by the number of a label's tokens, EOS included (labels of unlike
       length).
@@ -64,17 +64,16 @@ def score_labels(model, params, batch, ids, *, normalize_by_length=False):
   Returns:
     [B, C] float32.
   """
-  inputs, segment_ids = batch['encoder_input_tokens'], batch.get('encoder_segment_ids')
-  variables = {'params': params}
-  encoded = model.apply(variables, inputs, segment_ids, method='encode')
+  encoded, (inputs, segment_ids, positions) = encoding.encode(model, params, batch)
   ids = jnp.asarray(ids)
-  batch_size, length = inputs.shape[0], ids.shape[1]
+  batch_size, length = encoded.shape[0], ids.shape[1]
 
   def score(label):
     targets = jnp.broadcast_to(label, (batch_size, length))
     shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
     logits = model.apply(
-        variables, encoded, inputs, shifted, targets, segment_ids, method='decode')
+        {'params': params}, encoded, inputs, shifted, targets, segment_ids,
+        encoder_positions=positions, method='decode')
     scores = losses.sequence_scores(logits, targets, (targets != 0).astype(jnp.float32))
     if normalize_by_length:
       scores = scores / jnp.sum(label != 0).astype(jnp.float32)
@@ -90,7 +89,7 @@ _jitted = jax.jit(score_labels, static_argnames=('model', 'normalize_by_length')
 
 def score_labels_jit(model, params, batch, ids, *, normalize_by_length=False):
   """`score_labels`, compiled once for each model and shape; other entries of a batch stay out."""
-  inputs = {name: batch[name] for name in INPUTS if name in batch}
+  inputs = {name: batch[name] for name in encoding.INPUTS if name in batch}
   return _jitted(model, params, inputs, ids, normalize_by_length=normalize_by_length)
 
 

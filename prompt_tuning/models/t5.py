@@ -329,7 +329,7 @@ class T5(nn.Module):
         max_decode_length if decode else None)
 
   def init_cache(self, encoded, encoder_input_tokens, max_decode_length,
-                 encoder_segment_ids=None):
+                 encoder_segment_ids=None, encoder_positions=None):
     """Creates the cache: empty for self-attention, computed once for cross-attention.
 
     Call as `_, {'cache': cache} = apply({'params': p}, ..., method='init_cache',
@@ -341,10 +341,12 @@ class T5(nn.Module):
       encoder_input_tokens: [B, T] int32.
       max_decode_length: slots of the self-attention cache.
       encoder_segment_ids: [B, T] int32, or None.
+      encoder_positions: [B, T] int32 of rows that were packed, or None.
     """
     first = jnp.zeros((encoded.shape[0], 1), jnp.int32)
-    self._decode_rows(encoded, (encoder_input_tokens, encoder_segment_ids, None), first,
-                      jnp.ones_like(first), None, False, max_decode_length, cache_source=True)
+    self._decode_rows(
+        encoded, (encoder_input_tokens, encoder_segment_ids, encoder_positions), first,
+        jnp.ones_like(first), None, False, max_decode_length, cache_source=True)
 
   def __call__(self, encoder_input_tokens, decoder_input_tokens, decoder_target_tokens,
                encoder_segment_ids=None, decoder_segment_ids=None, encoder_positions=None,

@@ -47,16 +47,18 @@ class TrainLoader:
     cache: the tokenised split.
     plan: which rows batch n holds.
     read_ahead: batches prepared by a thread; 0 reads when asked.
+    prompt_ids: [N] which of several prompts each example uses, see SoftPrompt.num_prompts.
   """
 
-  def __init__(self, cache: Cache, plan: TrainPlan | PackedPlan, read_ahead: int = _READ_AHEAD):
+  def __init__(self, cache: Cache, plan: TrainPlan | PackedPlan, read_ahead: int = _READ_AHEAD,
+               prompt_ids: np.ndarray | None = None):
     import grain
     self.cache = cache
     self.plan = plan
     options = grain.ReadOptions(
         num_threads=min(1, read_ahead), prefetch_buffer_size=read_ahead)
     self._iterator = iter(
-        grain.MapDataset.source(_Batches(cache, plan)).to_iter_dataset(options))
+        grain.MapDataset.source(_Batches(cache, plan, prompt_ids)).to_iter_dataset(options))
 
   def __iter__(self) -> Iterator[Arrays]:
     return self
@@ -99,13 +101,15 @@ class EvalLoader:
     batches: from plan.eval_plan; a packed one comes with encoder_slots, see decoding.encoding.
     process_index: which host this is.
     process_count: number of hosts.
+    prompt_ids: [N] which of several prompts each example uses, see SoftPrompt.num_prompts.
   """
 
   def __init__(self, cache: Cache, batches: Sequence[Batch | PackedBatch], process_index: int = 0,
-               process_count: int = 1):
+               process_count: int = 1, prompt_ids: np.ndarray | None = None):
     self.cache = cache
     self.batches = tuple(batches)
     self._share = process_index, process_count
+    self._prompt_ids = prompt_ids
 
   def __len__(self) -> int:
     return len(self.batches)
@@ -114,7 +118,7 @@ class EvalLoader:
     for batch in self.batches:
       real = batch.rows[batch.rows >= 0]
       records = iter(self.cache.records(real) if len(real) else ())
-      arrays = read(self.cache, plan_lib.host_share(batch, *self._share))
+      arrays = read(self.cache, plan_lib.host_share(batch, *self._share), self._prompt_ids)
       if isinstance(batch, PackedBatch):
         arrays['encoder_slots'] = packing_lib.slots_of_examples(
             arrays['encoder_segment_ids'], batch.rows.shape[1], batch.longest)
@@ -198,13 +202,23 @@ def buckets_of(cache: Cache, prompt_length: int = 0, max_buckets: int = 6) -> tu
       max_buckets=max_buckets)
 
 
-def read(cache: Cache, batch: Batch | PackedBatch) -> Arrays:
-  """Reads and pads, or packs, the examples of one batch."""
+def read(cache: Cache, batch: Batch | PackedBatch, prompt_ids: np.ndarray | None = None) -> Arrays:
+  """Reads and pads, or packs, the examples of one batch.
+
+  Args:
+    cache: the tokenised split.
+    batch: which examples.
+    prompt_ids: [N] of all examples; the batch then has those of its own, as they lie in its rows.
+  """
+  real = batch.rows >= 0
+  pairs = cache.tokens(batch.rows[real]) if real.any() else []
   if isinstance(batch, PackedBatch):
-    return packing_lib.assemble(cache.tokens(batch.rows[batch.rows >= 0]), batch)
-  real = np.flatnonzero(batch.rows >= 0)
-  pairs = cache.tokens(batch.rows[real]) if len(real) else []
-  return assemble(pairs, real, len(batch.rows), batch.shape)
+    arrays = packing_lib.assemble(pairs, batch)
+  else:
+    arrays = assemble(pairs, np.flatnonzero(real), len(batch.rows), batch.shape)
+  if prompt_ids is not None:
+    arrays['prompt_ids'] = np.where(real, prompt_ids[batch.rows], 0).astype(np.int32)
+  return arrays
 
 
 def assemble(
@@ -242,15 +256,16 @@ def assemble(
 class _Batches:
   """Random access to batch n, as Grain's sources are asked for it."""
 
-  def __init__(self, cache: Cache, plan: TrainPlan | PackedPlan):
+  def __init__(self, cache: Cache, plan: TrainPlan | PackedPlan, prompt_ids: np.ndarray | None):
     self._cache = cache
     self._plan = plan
+    self._prompt_ids = prompt_ids
 
   def __len__(self) -> int:
     return _ENDLESS
 
   def __getitem__(self, n: int) -> Arrays:
-    return read(self._cache, self._plan[n])
+    return read(self._cache, self._plan[n], self._prompt_ids)
 
   def __repr__(self):
     return f'batches of {self._cache.path}'

@@ -106,10 +106,9 @@ def generate(model, params, batch, config, rng=None):
     raise UserError('max_decode_length is None: give the most tokens to generate, EOS included.')
   if config.strategy == 'sample' and rng is None:
     raise UserError('strategy \'sample\' needs a random key: pass rng=jax.random.key(seed).')
-  encoded, rows = encoding.encode(model, params, batch)
-  batch_size, num_beams = encoded.shape[0], config.num_beams
-  tokens_to_logits, cache = _decoder(
-      model, params, encoded, rows, config.max_decode_length, num_beams)
+  encoded = encoding.encode(model, params, batch)
+  batch_size, num_beams = encoded[0].shape[0], config.num_beams
+  tokens_to_logits, cache = _decoder(model, params, encoded, config.max_decode_length, num_beams)
   shared = {'max_decode_length': config.max_decode_length, 'eos_id': config.eos_id}
   if config.strategy == 'beam':
     sequences, scores = beam_search_lib.beam_search(
@@ -141,36 +140,32 @@ def generate_jit(model, params, batch, config, rng=None):
   return _jitted(model, params, inputs, config, rng)
 
 
-def _decoder(model, params, encoded, rows, max_decode_length, num_beams):
+def _decoder(model, params, encoded, max_decode_length, num_beams):
   """Returns the step function of encoded inputs with its empty cache.
 
   Args:
     model: A backbone or a PeftModel.
     params: Its parameters.
-    encoded: As `rows`, from encoding.encode.
-    rows: What the encoder's masks are made from.
+    encoded: From encoding.encode.
     max_decode_length: L, the cache's length.
     num_beams: K, copies of each row.
 
   Returns:
     (tokens_to_logits, cache) for B*K rows.
   """
-  inputs, segment_ids, positions = rows
-  _, state = model.apply(
-      {'params': params}, encoded, inputs, max_decode_length, segment_ids, positions,
-      method='init_cache', mutable=['cache'])
+  rows, inputs, features = encoded
+  _, state = model.apply({'params': params}, rows, inputs, max_decode_length, **features,
+                         method='init_cache', mutable=['cache'])
   cross, rest = kv_cache.split_cross_attention(kv_cache.tile(state['cache'], num_beams))
   cross = kv_cache.swap_rows_and_heads(cross)
-  # Only masks are made from these while decoding; `encoded` itself stands in the cache.
-  encoded, inputs, segment_ids, positions = jax.tree.map(
-      lambda x: jnp.repeat(x, num_beams, axis=0), (encoded, *rows))
+  # Only masks are made from these while decoding; the encoded rows stand in the cache.
+  rows, inputs, features = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0), encoded)
 
   def tokens_to_logits(ids, cache):
     whole = params_lib.unflatten({**kv_cache.swap_rows_and_heads(cross), **cache})
     logits, state = model.apply(
-        {'params': params, 'cache': whole}, encoded, inputs, ids, ids, segment_ids, decode=True,
-        max_decode_length=max_decode_length, encoder_positions=positions, mutable=['cache'],
-        method='decode')
+        {'params': params, 'cache': whole}, rows, inputs, ids, ids, **features, decode=True,
+        max_decode_length=max_decode_length, mutable=['cache'], method='decode')
     return logits[:, 0], kv_cache.split_cross_attention(state['cache'])[1]
 
   return tokens_to_logits, rest

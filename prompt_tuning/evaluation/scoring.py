@@ -64,7 +64,7 @@ def score_labels(model, params, batch, ids, *, normalize_by_length=False):
   Returns:
     [B, C] float32.
   """
-  encoded, (inputs, segment_ids, positions) = encoding.encode(model, params, batch)
+  encoded, inputs, features = encoding.encode(model, params, batch)
   ids = jnp.asarray(ids)
   batch_size, length = encoded.shape[0], ids.shape[1]
 
@@ -72,8 +72,7 @@ def score_labels(model, params, batch, ids, *, normalize_by_length=False):
     targets = jnp.broadcast_to(label, (batch_size, length))
     shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
     logits = model.apply(
-        {'params': params}, encoded, inputs, shifted, targets, segment_ids,
-        encoder_positions=positions, method='decode')
+        {'params': params}, encoded, inputs, shifted, targets, **features, method='decode')
     scores = losses.sequence_scores(logits, targets, (targets != 0).astype(jnp.float32))
     if normalize_by_length:
       scores = scores / jnp.sum(label != 0).astype(jnp.float32)

@@ -22,10 +22,13 @@ class Method(abc.ABC):
       as they stand per layer; a leading axis of stacked layers is added by whoever applies them.
     unseen: fields that change what trained leaves compute and that paths and shapes do not show;
       a prompt file is refused where they differ.
+    features: names of arrays of a batch that the method asks for and the backbone does not know;
+      PeftModel hands them to `__call__` by these names, None where a call has none.
   """
 
   logical_axes: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = ()
   unseen: ClassVar[tuple[str, ...]] = ()
+  features: ClassVar[tuple[str, ...]] = ()
 
   @property
   @abc.abstractmethod

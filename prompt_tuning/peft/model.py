@@ -1,6 +1,7 @@
 """PeftModel: a backbone with methods applied; the only place that opens interceptors."""
 
 import contextlib
+import functools
 import re
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ class PeftModel(nn.Module):
   """A backbone that runs under parameter-efficient methods.
 
   It shares the backbone's scope, so every backbone parameter keeps its path and the methods'
-  leaves stand beside them. Call signatures are the backbone's; see `models.t5.T5`.
+  leaves stand beside them. Call signatures are the backbone's (see `models.t5.T5`), with the
+  features that the methods ask for as further keyword arguments.
 
   Attributes:
     backbone: the Linen module, such as `T5(config)`.
@@ -41,28 +43,33 @@ class PeftModel(nn.Module):
 
   def __call__(self, *args, **kwargs):
     """Logits [B, L, V] of a batch, as `backbone.__call__`."""
-    with self._intercepted():
+    with self._intercepted(kwargs):
       return self.backbone(*args, **kwargs)
 
   def encode(self, *args, **kwargs):
     """Encoded inputs [B, S, H], as `backbone.encode`."""
-    with self._intercepted():
+    with self._intercepted(kwargs):
       return self.backbone.encode(*args, **kwargs)
 
   def decode(self, *args, **kwargs):
     """Logits given encoded inputs, as `backbone.decode`."""
-    with self._intercepted():
+    with self._intercepted(kwargs):
       return self.backbone.decode(*args, **kwargs)
 
   def init_cache(self, *args, **kwargs):
     """Creates the decoding cache, as `backbone.init_cache`."""
-    with self._intercepted():
+    with self._intercepted(kwargs):
       return self.backbone.init_cache(*args, **kwargs)
 
-  def _intercepted(self):
+  def _intercepted(self, kwargs):
+    """Opens the interceptors; takes what the methods ask for out of kwargs."""
+    features = {name: kwargs.pop(name, None) for method in self.methods
+                for name in method.features}
+    methods = [functools.partial(method, **{name: features[name] for name in method.features})
+               for method in self.methods]
     stack = contextlib.ExitStack()
     # The edges first, so that they see what the methods return.
-    for interceptor in (*filter(None, (self.edges,)), *self.methods):
+    for interceptor in (*filter(None, (self.edges,)), *methods):
       stack.enter_context(nn.intercept_methods(interceptor))
     return stack
 

@@ -14,9 +14,10 @@ from prompt_tuning import errors, losses
 from prompt_tuning import params as params_lib
 from prompt_tuning.training import metrics as metrics_lib
 
-# What a packed batch holds beside the tokens; the model takes them by these names.
+# What a packed batch, or one with several prompts, holds beside the tokens; the model takes them by
+# these names.
 _OPTIONAL_FEATURES = ('encoder_segment_ids', 'decoder_segment_ids', 'encoder_positions',
-                      'decoder_positions')
+                      'decoder_positions', 'prompt_ids')
 
 
 def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_dropout=True,
@@ -41,9 +42,9 @@ def make_train_step(model, optimizer, *, loss=None, num_microbatches=1, enable_d
   Returns:
     step(state, frozen, batch, rng) -> (state, metrics): state is donated; frozen is a nested dict
     of arrays; batch holds encoder_input_tokens [B, T], decoder_input_tokens [B, L],
-    decoder_target_tokens [B, L] and optionally decoder_loss_weights [B, L] and the features of
-    packed rows; rng is the run's key, the same at every step (the step is folded in). metrics
-    are device scalars (sum, weight) by name; see metrics.py.
+    decoder_target_tokens [B, L] and optionally decoder_loss_weights [B, L], the features of
+    packed rows and prompt_ids; rng is the run's key, the same at every step (the step is folded
+    in). metrics are device scalars (sum, weight) by name; see metrics.py.
 
   Raises:
     UserError: (when first called) num_microbatches does not divide the batch.

@@ -2,8 +2,10 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from prompt_tuning import vocabulary
 from prompt_tuning.cli import data
@@ -31,7 +33,7 @@ ONE_LENGTH = lengths_of((64, 39))
 FEW = lengths_of(*((3, size) for size in range(9, 130, 20)))
 
 MODEL = types.SimpleNamespace(
-    prompt_length=5, mesh=types.SimpleNamespace(shape={'data': 2}),
+    prompt_length=5, mesh=Mesh(np.asarray(jax.devices()[:2])[:, None], ('data', 'model')),
     peft=types.SimpleNamespace(backbone=types.SimpleNamespace(config=T5Config()),
                                methods=(SoftPrompt(length=5, placement='suffix'),)))
 
@@ -89,8 +91,7 @@ def test_refused(tmp_path):
   cache = cache_lib.build(FEW, 'train', vocabulary.ByteVocabulary(),
                           {'inputs': 140, 'targets': 4}, tmp_path)
   options = dict(task=FEW, feature_lengths={'inputs': 140, 'targets': 4})
-  model = types.SimpleNamespace(prompt_length=5)
   with pytest.raises(UserError, match="give 'NUM_REAL_TARGET_TOKENS', or PACKING=False"):
-    data.training_batches(data.DataConfig(packing=True, **options), cache, model, 16, TOTAL, 1)
+    data.training_batches(data.DataConfig(packing=True, **options), cache, MODEL, 16, TOTAL, 1)
   with pytest.raises(UserError, match="PACKING is 'always'; allowed: True, False, 'auto'"):
     data.DataConfig(packing='always', **options)

@@ -81,10 +81,8 @@ def test_a_prompt_before_the_end_of_sequence_and_scanned_layers():
       model, jax.random.key(0), trees.stack_layers(backbone_params())))
 
 
-# One where slots lie behind the tokens, one without slots, and two methods at once.
 @pytest.mark.parametrize('name, config', [
     ('prompt_suffix', DecodeConfig(max_decode_length=5)),
-    ('prefix', DecodeConfig(max_decode_length=5)),
     ('prompt_and_lora', DecodeConfig(strategy='beam', beam_size=3, max_decode_length=4))])
 def test_generation(name, config):
   model, params = peft_model.PeftModel(backbone(), METHODS[name]), trained(name)
@@ -98,7 +96,7 @@ def test_generation(name, config):
 
 
 def test_rank_classification():
-  model, params = peft_model.PeftModel(backbone(), METHODS['prompt']), trained('prompt')
+  model, params = peft_model.PeftModel(backbone(), METHODS['prefix']), trained('prefix')
   labels = np.asarray([[5, 1, 0], [9, 8, 1]], np.int32)
   single, packed = (score_labels_jit(model, params, batch, labels)
                     for batch in batches(model.methods))

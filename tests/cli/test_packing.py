@@ -72,7 +72,7 @@ def test_evaluation(tmp_path, caplog, task, setting, packed):
   with caplog.at_level('INFO'):
     layout = data.evaluation_packing(config, cache, MODEL, 16)
   assert (layout is not None) == packed
-  assert bool(caplog.text) == bool(setting)
+  assert (f'EVAL_PACKING={setting}' in caplog.text) == bool(setting)
   batches = loader.for_evaluation(cache, 16, packing=layout)
   ids = [record for batch in batches for record in batch.ids if record is not None]
   assert len(ids) == len(set(ids)) == len(cache)

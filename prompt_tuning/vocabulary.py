@@ -8,6 +8,7 @@ stand at the end and count downwards: `<extra_id_0>` is `vocab_size - 1`, as in 
 import abc
 import functools
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Sequence
 
@@ -80,10 +81,16 @@ class Vocabulary(abc.ABC):
     return self._decode([i if 0 <= i < self.vocab_size else UNK_ID for i in ids])
 
   def sentinel(self, i: int) -> int:
-    """Id of `<extra_id_i>`."""
-    if not 0 <= i < self.extra_ids:
-      raise UserError(f'There is no sentinel {i}: the vocabulary has {self.extra_ids} extra ids.')
+    """Id of `<extra_id_i>`, counted from the last id downwards."""
+    if not 0 <= i < self.num_sentinels:
+      raise UserError(
+          f'There is no sentinel {i}: the vocabulary has {self.num_sentinels} extra ids.')
     return self.vocab_size - 1 - i
+
+  @property
+  def num_sentinels(self) -> int:
+    """Number of ids at the end that stand for masked spans."""
+    return self.extra_ids
 
   def __eq__(self, other):
     return type(self) is type(other) and self.content_hash == other.content_hash
@@ -131,6 +138,16 @@ class SentencePieceVocabulary(Vocabulary):
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return self._processor.Encode(list(texts), out_type=int)
+
+  @functools.cached_property
+  def num_sentinels(self) -> int:
+    """The extra ids, or those that the model holds itself."""
+    if self.extra_ids:
+      return self.extra_ids
+    own = itertools.takewhile(
+        lambda i: self._processor.IdToPiece(self.vocab_size - 1 - i).lstrip(_WORD_START)
+        == f'<extra_id_{i}>', range(self.vocab_size))
+    return sum(1 for _ in own)
 
   def _decode(self, ids: list[int]) -> str:
     return self._processor.Decode(ids)
@@ -184,6 +201,11 @@ class ByteVocabulary(Vocabulary):
   @property
   def content_hash(self) -> str:
     return self.hash
+
+  @property
+  def num_sentinels(self) -> int:
+    """The extra ids; without any the last 100 bytes, as ByT5 was trained (section 3.1)."""
+    return self.extra_ids or DEFAULT_EXTRA_IDS
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     return [[b + self._SPECIAL for b in text.encode('utf-8')] for text in texts]

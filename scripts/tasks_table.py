@@ -29,14 +29,19 @@ Further forms of a name, as in google-research/prompt-tuning:
 
 | form | what it changes |
 |---|---|
-| `taskless_glue_...`, `taskless_super_glue_...` | the first word of the inputs is left out |
-| `task_index_glue_...`, `task_index_super_glue_...` | a sentinel for each task replaces it |
+| `taskless_...` in front | the first word of the inputs, the name of the task, is left out |
+| `task_index_...` in front | a sentinel for each task of a benchmark replaces it |
+| `..._1_sentinel`, in T5 before `_train`, `_eval` | a sentinel ends the inputs and begins the targets |
 | `mt5_...`, `byt5_...` in front | nothing: the vocabulary is the backbone's |
 | `..._examples` at the end | nothing: predictions are always written |
 | `glue_..._v002` | the version at TensorFlow Datasets alone |
 
+Ranking the labels of a task instead of generating is a flag, `--gin.RANK_LABELS=True`. Plain text
+of your own, for the objectives of the section on it, is read by `tasks/local_corpus.gin`.
+
 In the inputs `{name}` stands for a feature of the dataset; the strings are T5's where T5 has the
-task. BLEU and ROUGE need the extra `metrics`.
+task. BLEU, chrF, ROUGE and TER need the extra `metrics`; several references of an input count
+together.
 """
 _COLUMNS = ('name', 'inputs', 'targets', 'metrics', 'splits', 'source', 'paper')
 # Heading, module whose first line says where the data is described, names.

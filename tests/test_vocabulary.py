@@ -74,6 +74,18 @@ def test_a_model_with_sentinels_of_its_own_gets_no_more(tmp_path, own):
   assert vocab == vocabulary.load_vocabulary(path, vocab.extra_ids)
 
 
+def test_sentinels_that_a_model_holds_at_its_end(model_file, tmp_path):
+  from sentencepiece import sentencepiece_model_pb2
+  model = sentencepiece_model_pb2.ModelProto.FromString(model_file.read_bytes())
+  for name in ('<extra_id_1>', '<extra_id_0>'):
+    model.pieces.add(piece=f'\u2581{name}', score=0.0, type=4)
+  (tmp_path / 'own.model').write_bytes(model.SerializeToString())
+  vocab = vocabulary.load_vocabulary(tmp_path / 'own.model')
+  assert (vocab.extra_ids, vocab.num_sentinels) == (0, 2)
+  assert vocab.encode('<extra_id_0> <extra_id_1>') == [vocab.sentinel(0), vocab.sentinel(1)] == [
+      32001, 32000]
+
+
 def test_bytes():
   vocab = vocabulary.load_vocabulary('bytes')
   assert vocab.vocab_size == 259
@@ -83,6 +95,7 @@ def test_bytes():
   assert vocab.decode([198]) == ''  # half a character
   assert vocabulary.ByteVocabulary(125).vocab_size == 384
   assert vocabulary.ByteVocabulary(125).sentinel(0) == 383
+  assert [vocab.sentinel(i) for i in (0, 99)] == [258, 159]  # ByT5 masks with its last bytes
 
 
 def test_errors_say_what_to_do(tmp_path):

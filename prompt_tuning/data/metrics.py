@@ -19,6 +19,8 @@ from prompt_tuning.errors import UserError
 
 Metric = Callable[[Sequence, Sequence], dict[str, float]]
 
+LOWER_IS_BETTER = frozenset({'ter'})
+
 
 def accuracy(targets: Sequence, predictions: Sequence) -> dict[str, float]:
   """Share of predictions equal to their target."""
@@ -179,14 +181,24 @@ def bleu(targets: Sequence[str | Sequence[str]], predictions: Sequence[str]) -> 
     targets: one reference for each example, or several; their number may differ.
     predictions: one text for each example.
   """
-  sacrebleu = _library('sacrebleu')
-  given = [[t] if isinstance(t, str) else list(t) for t in targets]
-  most = max(map(len, given), default=1)
-  streams = [[t[k] if k < len(t) else None for t in given] for k in range(most)]
-  score = sacrebleu.corpus_bleu(
-      list(predictions), streams, smooth_method='exp', tokenize='intl', lowercase=False,
+  score = _library('sacrebleu').corpus_bleu(
+      list(predictions), _streams(targets), smooth_method='exp', tokenize='intl', lowercase=False,
       use_effective_order=False)
   return {'bleu': score.score}
+
+
+def chrf(targets: Sequence[str | Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+  """Corpus chrF of sacrebleu (6 characters, beta 2, https://aclanthology.org/W15-3049)."""
+  return {'chrf': _library('sacrebleu').corpus_chrf(list(predictions), _streams(targets)).score}
+
+
+def ter(targets: Sequence[str | Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
+  """Translation edit rate of sacrebleu in percent; less is better.
+
+  Shifts, insertions, deletions and substitutions against the nearest reference, for each word of
+  the references' mean length. https://aclanthology.org/2006.amta-papers.25
+  """
+  return {'ter': _library('sacrebleu').corpus_ter(list(predictions), _streams(targets)).score}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,8 +252,8 @@ def by_name(names: Sequence[str], labels: Sequence[str] | None) -> tuple[Metric,
   """Metrics that a configuration names.
 
   Args:
-    names: from accuracy, sequence_accuracy, exact_match, bleu, rouge (free text alone), f1,
-      matthews (two classes) and macro_f1 (two or more).
+    names: from accuracy, sequence_accuracy, exact_match, bleu, chrf, rouge, ter (free text alone),
+      f1, matthews (two classes) and macro_f1 (two or more).
     labels: the task's labels; None for free text.
 
   Raises:
@@ -249,7 +261,8 @@ def by_name(names: Sequence[str], labels: Sequence[str] | None) -> tuple[Metric,
   """
   known: dict[str, Metric] = {'accuracy': accuracy, 'sequence_accuracy': sequence_accuracy}
   if labels is None:
-    known |= {'exact_match': exact_match, 'bleu': bleu, 'rouge': Rouge()}
+    known |= {'exact_match': exact_match, 'bleu': bleu, 'chrf': chrf, 'rouge': Rouge(),
+              'ter': ter}
   else:
     known['macro_f1'] = MeanMulticlassF1(len(labels))
     if len(labels) == 2:
@@ -304,6 +317,13 @@ def _word_f1(wanted: str, found: str) -> float:
   wanted_words, found_words = wanted.split(), found.split()
   same = sum((collections.Counter(wanted_words) & collections.Counter(found_words)).values())
   return 2.0 * same / (len(wanted_words) + len(found_words)) if same else 0.0
+
+
+def _streams(targets: Sequence[str | Sequence[str]]) -> list[list[str | None]]:
+  """The first reference of every example, the second (None where there is none), and so on."""
+  given = [[t] if isinstance(t, str) else list(t) for t in targets]
+  most = max(map(len, given), default=1)
+  return [[t[k] if k < len(t) else None for t in given] for k in range(most)]
 
 
 def _values(grouped: Sequence[Mapping]) -> list:

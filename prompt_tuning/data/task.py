@@ -24,10 +24,12 @@ _REGISTRY: dict[str, 'Task'] = {}
 _DECLARATIONS = 'prompt_tuning.data.tasks'  # every module of this package declares tasks
 # MIXTURE_OR_TASK_MODULE of earlier configurations: their tasks are built in here.
 _MODULES_OF_BUILT_IN_TASKS = frozenset({
-    'prompt_tuning.data.glue', 'prompt_tuning.data.glue_transfer', 'prompt_tuning.data.qa',
-    'prompt_tuning.data.summarization', 'prompt_tuning.data.super_glue',
-    'prompt_tuning.data.tasks', 'prompt_tuning.spot.data.tasks', 't5.data.tasks',
-    't5.data.mixtures', 't5.data.glue_utils'})
+    'prompt_tuning.data.c4', 'prompt_tuning.data.glue', 'prompt_tuning.data.glue_transfer',
+    'prompt_tuning.data.qa', 'prompt_tuning.data.summarization', 'prompt_tuning.data.super_glue',
+    'prompt_tuning.data.tasks', 't5.data', 't5.data.tasks', 't5.data.mixtures',
+    't5.data.glue_utils', 'byt5.tasks', 'multilingual_t5.tasks',
+    *(f'prompt_tuning.spot{folder}.{name}' for folder in ('', '.data')
+      for name in ('glue', 'mrqa', 'nli', 'sentiment', 'summarization', 'tasks'))})
 
 
 def as_is(example: Example) -> list[Example]:
@@ -141,18 +143,19 @@ def register(task: Task) -> Task:
   return task
 
 
-def register_forms(task: Task, index: int):
+def register_forms(task: Task, index: int, named: bool = True):
   """Registers a task and the forms that prompts are trained with, which know it by other means.
 
   Args:
     task: with its name as the first word of the inputs.
     index: of the task among those that it is trained with.
+    named: False for inputs without the name of the task, which stay as they are.
 
   Besides `name` there are then `taskless_name`, without that word, and `task_index_name`, with
   sentinel number `index` in its place.
   """
   register(task)
-  taskless = text_forms.Taskless(task.preprocess)
+  taskless = text_forms.Taskless(task.preprocess) if named else task.preprocess
   for prefix, task_index in (('taskless', None), ('task_index', index)):
     register(dataclasses.replace(
         task, name=f'{prefix}_{task.name}', preprocess=taskless, task_index=task_index))

@@ -102,6 +102,16 @@ def test_bleu_of_several_references():
   assert metrics.bleu(targets, ['x', 'y'])['bleu'] < 5
 
 
+def test_ter_and_chrf():
+  targets = [['a b c d', 'a b x'], ['e f']]
+  assert metrics.ter(targets, ['a b x', 'e f']) == {'ter': 0.0}
+  # One shift and one deletion for (3.5 + 2) words; of one reference alone: one insertion more.
+  assert metrics.ter(targets, ['b a c d', 'e f g'])['ter'] == pytest.approx(200 / 5.5)
+  assert metrics.ter(['e f'], ['e'])['ter'] == 50.0
+  assert metrics.chrf(targets, ['a b x', 'e f'])['chrf'] == pytest.approx(100)
+  assert metrics.chrf(['abc'], [''])['chrf'] == 0.0
+
+
 def test_rouge():
   result = metrics.Rouge()(['a b c', ['x y', 'a b']], ['a b', 'a b'])
   assert result == pytest.approx({'rouge1': 90, 'rouge2': 250 / 3, 'rougeLsum': 90})
@@ -114,6 +124,12 @@ def test_a_library_that_is_absent(monkeypatch):
   monkeypatch.setitem(sys.modules, 'sacrebleu', None)
   with pytest.raises(UserError, match="needs sacrebleu.*prompt-tuning.metrics"):
     metrics.bleu(['a'], ['a'])
+
+
+def test_answers_of_trivia_qa():
+  targets = [['The \u2018Cat\u2019'], ['a.b'], ['U_S']]
+  assert metrics.trivia_qa(targets, ["'cat", 'A b', 'u s']) == {'em': 100.0, 'f1': 100.0}
+  assert metrics.squad(targets, ["'cat", 'A b', 'u s'])['em'] == 0.0
 
 
 def test_average_of_a_benchmark():

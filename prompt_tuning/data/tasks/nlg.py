@@ -8,9 +8,12 @@ import dataclasses
 from prompt_tuning.data import metrics, nested_rows, text_files, text_forms
 from prompt_tuning.data.postprocessors import Answers, Grouped, Text
 from prompt_tuning.data.published import Layout, PublishedSource, TfdsSource
-from prompt_tuning.data.task import Task, register
+from prompt_tuning.data.task import Task, register_forms
 from prompt_tuning.data.text_files import ReadPair
 
+# Of a task_index_ form.
+_INDICES = {name: i for i, name in enumerate(
+    ('cnn_dailymail', 'dart', 'e2e_nlg', 'multi_news', 'samsum', 'web_nlg', 'xsum'))}
 _JSON = ('{}.jsonl', '{}.json', '{}.*.jsonl')
 
 
@@ -89,13 +92,14 @@ for _name, _tfds_name, _layout, _article, _summary in (
     ('cnn_dailymail_v310', 'cnn_dailymail:3.1.0', CNN_DAILYMAIL, 'article', 'highlights'),
     ('samsum_v100', 'samsum:1.0.0', SAMSUM, 'dialogue', 'summary'),
     ('multi_news_v100', 'multi_news:1.0.0', MULTI_NEWS, 'document', 'summary')):
-  register(Task(
-      name=_name, source=TfdsSource(_tfds_name, _layout), paper=PAPERS[_tfds_name.split(':')[0]],
+  _dataset = _tfds_name.split(':')[0]
+  register_forms(Task(
+      name=_name, source=TfdsSource(_tfds_name, _layout), paper=PAPERS[_dataset],
       preprocess=text_forms.Prefixed('summarize:', _article, _summary),
-      metric_fns=(metrics.Rouge(),)))
+      metric_fns=(metrics.Rouge(),)), _INDICES[_dataset])
 
 # Restaurants: rows with the same meaning are one input.
-register(Task(
+register_forms(Task(
     name='e2e_nlg_v001', paper='https://arxiv.org/abs/1706.09254',
     source=PublishedSource(Layout(
         folders=('E2E', 'e2e-dataset', 'e2e_nlg'), collections=('nlg',),
@@ -104,7 +108,8 @@ register(Task(
         columns=_columns('mr', 'ref'))),
     preprocess=text_forms.Prefixed('e2e_nlg:', 'mr', 'ref'),
     postprocess_fn=Grouped(Text(), ('mr',)),
-    metric_fns=(metrics.AllOfGroup(metrics.bleu), metrics.AllOfGroup(metrics.Rouge()))))
+    metric_fns=(metrics.AllOfGroup(metrics.bleu), metrics.AllOfGroup(metrics.Rouge()))),
+    _INDICES['e2e_nlg'])
 
 # WebNLG's training files are one for each size and domain.
 _XML = ('en/{}/*triples/*.xml', '{}/*triples/*.xml', '{}/*.xml', '{}.xml')
@@ -125,8 +130,9 @@ _DART = dataclasses.replace(
     files=_files(*((f'dart-v*-full-{split}.json',) for split in ('train', 'dev', 'test'))))
 for _name, _layout, _paper in (('web_nlg', _TRIPLES, 'https://aclanthology.org/W17-3518'),
                                ('dart', _DART, 'https://arxiv.org/abs/2007.02871')):
-  register(Task(
+  register_forms(Task(
       name=f'{_name}_v001', paper=_paper, source=PublishedSource(_layout),
       preprocess=text_forms.Triples(_name),
       postprocess_fn=Grouped(Answers(), ('idx',)),
-      metric_fns=(metrics.FirstOfGroup(metrics.bleu), metrics.FirstOfGroup(metrics.Rouge()))))
+      metric_fns=tuple(map(metrics.FirstOfGroup, (
+          metrics.bleu, metrics.Rouge(), metrics.chrf, metrics.ter)))), _INDICES[_name])

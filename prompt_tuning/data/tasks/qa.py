@@ -7,7 +7,7 @@ dataset and evaluated on the others; out of domain there is no training split.
 from prompt_tuning.data import metrics, nested_rows, qa_forms, text_files, text_forms, token_forms
 from prompt_tuning.data.postprocessors import Answers, SpanAnswers
 from prompt_tuning.data.published import Layout, TfdsSource
-from prompt_tuning.data.task import Task, register
+from prompt_tuning.data.task import Task, register, register_forms
 
 _MRQA = 'https://arxiv.org/abs/1910.09753'
 # Name -> (config at TensorFlow Datasets, names of the files that MRQA publishes).
@@ -27,6 +27,10 @@ _OUT_OF_DOMAIN = {
     'relation_extraction': ('relation_extraction', ('RelationExtraction',)),
     'textbookqa': ('textbook_qa', ('TextbookQA',)),
 }
+
+
+# Of a task_index_ form; no dataset's name is in the inputs.
+_CONFIGS = sorted(config for group in (_IN_DOMAIN, _OUT_OF_DOMAIN) for config, _ in group.values())
 
 
 def _layout(folders: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> Layout:
@@ -51,9 +55,10 @@ def _mrqa_files(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
 
 
 def _declare(name: str, source: TfdsSource, paper: str = _MRQA, **form):
-  register(Task(
+  register_forms(Task(
       name=name, source=source, paper=paper, preprocess=text_forms.QuestionAndContext(**form),
-      postprocess_fn=Answers(), metric_fns=(metrics.squad,)))
+      postprocess_fn=Answers(), metric_fns=(metrics.squad,)),
+      next(i for i, config in enumerate(_CONFIGS) if config in source.name), named=False)
 
 
 _SQUAD = TfdsSource('squad/v1.1:3.0.0', _layout(

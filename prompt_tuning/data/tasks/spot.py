@@ -8,9 +8,13 @@ import functools
 from prompt_tuning.data import files, metrics, nested_rows, text_files, text_forms
 from prompt_tuning.data.preprocessors import NamedFields
 from prompt_tuning.data.published import Layout, TfdsSource
-from prompt_tuning.data.task import Task, register
+from prompt_tuning.data.task import Task, register_forms
 from prompt_tuning.data.tasks import nlg
 
+# Of a task_index_ form.
+_INDICES = {name: i for i, name in enumerate((
+    'aeslc', 'anli_r1', 'anli_r2', 'anli_r3', 'billsum', 'cnn_dailymail', 'doc_nli', 'gigaword',
+    'imdb_reviews', 'multi_news', 'newsroom', 'samsum', 'snli', 'yelp_polarity_reviews'))}
 _NLI = ('entailment', 'neutral', 'contradiction')
 _PAPERS = {
     'anli': 'https://arxiv.org/abs/1910.14599', 'snli': 'https://arxiv.org/abs/1508.05326',
@@ -22,10 +26,11 @@ _SENTIMENT = ('negative', 'positive')
 def _declare(name: str, tfds_name: str, fields: tuple[str, ...], labels: tuple[str, ...],
              layout: Layout | None = None, eval_split: str = 'validation'):
   """A task of one label and named fields."""
-  register(Task(
+  register_forms(Task(
       name=_versioned(name, tfds_name), source=TfdsSource(tfds_name, layout), labels=labels,
       preprocess=text_forms.SingleSpaces(NamedFields(name, fields, labels)),
-      metric_fns=(metrics.accuracy,), eval_split=eval_split, paper=_PAPERS[name.split('_')[0]]))
+      metric_fns=(metrics.accuracy,), eval_split=eval_split, paper=_PAPERS[name.split('_')[0]]),
+      _INDICES[name])
 
 
 def _versioned(name: str, tfds_name: str) -> str:
@@ -89,8 +94,9 @@ for _tfds_name, _layout, _article, _summary in (
     ('newsroom:1.0.0', nlg.NEWSROOM, 'text', 'summary'),
     ('samsum:1.0.0', nlg.SAMSUM, 'dialogue', 'summary')):
   _name = _tfds_name.split(':')[0]
-  register(Task(
+  register_forms(Task(
       name=_versioned(_name, _tfds_name), source=TfdsSource(_tfds_name, _layout),
       paper=nlg.PAPERS[_name],
       preprocess=text_forms.Prefixed(f'{_name} summarize:', _article, _summary),
-      metric_fns=(metrics.Rouge(),), eval_split='test' if _name == 'billsum' else 'validation'))
+      metric_fns=(metrics.Rouge(),), eval_split='test' if _name == 'billsum' else 'validation'),
+      _INDICES[_name])

@@ -31,7 +31,7 @@ Further forms of a name, as in google-research/prompt-tuning:
 |---|---|
 | `taskless_...` in front | the first word of the inputs, the name of the task, is left out |
 | `task_index_...` in front | a sentinel for each task of a benchmark replaces it |
-| `..._1_sentinel`, in T5 before `_train`, `_eval` | a sentinel ends the inputs and begins the targets |
+| `..._1_sentinel` (before `_train`, `_eval`) | a sentinel ends the inputs and begins the targets |
 | `mt5_...`, `byt5_...` in front | nothing: the vocabulary is the backbone's |
 | `..._examples` at the end | nothing: predictions are always written |
 | `glue_..._v002` | the version at TensorFlow Datasets alone |

@@ -14,9 +14,9 @@ def describe(methods: Sequence[Method]) -> list[dict]:
   """Methods as JSON values: each one's class and fields, but for what sets first values.
 
   Example:
-    >>> from prompt_tuning.peft.soft_prompt import SoftPrompt
-    >>> describe([SoftPrompt(length=3)])
-    [{'class': 'prompt_tuning.peft.soft_prompt.SoftPrompt', 'length': 3, 'placement': 'prefix'}]
+    >>> from prompt_tuning.peft.model_tuning import ModelTuning
+    >>> describe([ModelTuning()])
+    [{'class': 'prompt_tuning.peft.model_tuning.ModelTuning'}]
   """
   return [{'class': f'{type(method).__module__}.{type(method).__qualname__}', **_fields(method)}
           for method in methods]

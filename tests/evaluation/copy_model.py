@@ -22,17 +22,16 @@ class CopyModel:
     assert mutable in (None, ['cache'])
     return result
 
-  def encode(self, tokens, segment_ids, cache):
-    del segment_ids, cache
+  def encode(self, tokens, cache):
+    del cache
     return tokens.astype(jnp.float32)
 
-  def init_cache(self, encoded, tokens, length, segment_ids, cache):
-    del encoded, tokens, length, segment_ids, cache
+  def init_cache(self, encoded, tokens, length, cache):
+    del encoded, tokens, length, cache
     return None, {'cache': {'decoder': {'cache_index': jnp.int32(0)}}}
 
-  def decode(self, encoded, tokens, ids, targets, segment_ids, cache, decode=False,
-             max_decode_length=None):
-    del encoded, targets, segment_ids, max_decode_length
+  def decode(self, encoded, tokens, ids, targets, cache, decode=False, max_decode_length=None):
+    del encoded, targets, max_decode_length
     if not decode:
       return jnp.float32(5.0) * jax.nn.one_hot(tokens[:, :ids.shape[1]], self.vocab_size)
     index = cache['decoder']['cache_index']

@@ -21,7 +21,7 @@ def test_every_method_comes_back_from_json(name):
 
 def test_an_initialiser_is_left_out():
   (words,) = description.describe([SoftPrompt(length=2, init=Uniform())])
-  assert set(words) == {'class', 'length', 'placement'}
+  assert set(words) == {'class', 'length', 'placement', 'num_prompts'}
 
 
 @pytest.mark.parametrize('words', [

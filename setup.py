@@ -44,8 +44,9 @@ EXTRAS = {
     # A user's own SeqIO tasks, and task data straight from TensorFlow Datasets.
     'seqio': SEQIO,
     'tfds': ('tensorflow-datasets>=4.9.9,<5', *SEQIO[1:]),
-    # The cache of tokenised examples written by many machines.
-    'beam': ('apache-beam>=2.72.0,<2.78',),
+    # The cache of tokenised examples written by many machines. Beam wants protobuf below 7, and
+    # SentencePiece 0.2.3 wants 7 without saying so.
+    'beam': ('apache-beam>=2.72.0,<2.78', 'sentencepiece<0.2.3'),
     # BLEU and ROUGE.
     'metrics': METRICS,
     # `data check --plot`, and the curve of the demo.

@@ -1,5 +1,6 @@
 """Tasks there and back; runs where seqio is installed."""
 
+import functools
 import importlib.util
 import json
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import vocabulary
-from prompt_tuning.data import cache, sources, task
+from prompt_tuning.data import cache, cache_processes, sources, task
 from prompt_tuning.data.tasks import local_text
 from prompt_tuning.errors import UserError
 
@@ -57,6 +58,15 @@ def test_without_seqio_the_message_says_so(monkeypatch):
   assert seqio_bridge.find('anything') is None
   with pytest.raises(UserError, match='needs seqio'):
     seqio_bridge.register(task.get('glue_sst2_v200'), vocabulary.ByteVocabulary())
+
+
+@needs_seqio
+def test_the_cache_of_a_seqio_task_is_written_by_two_processes(their_module, tmp_path):
+  found = task.get('their_task', module=their_module)
+  write = functools.partial(cache_processes.write_in_processes, processes=2, modules=[their_module])
+  infos = [cache.build(found, 'train', vocabulary.ByteVocabulary(), LENGTHS, tmp_path / name,
+                       **options).info for name, options in (('a', {}), ('b', {'write': write}))]
+  assert infos[0] == infos[1] and infos[0]['examples'] == 6
 
 
 @needs_seqio

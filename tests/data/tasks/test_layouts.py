@@ -170,6 +170,15 @@ def test_splits_that_have_another_name_at_tfds(monkeypatch):
   assert isinstance(found.source, published.TfdsSource)
 
 
+def test_a_cache_of_tfds_is_named_without_tfds(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+  found = task.get('super_glue_rte_v102')
+  assert {'train', 'validation'} <= set(found.splits)
+  assert found.source.fingerprint('train') == 'tfds super_glue/rte:1.0.2 train'
+  with pytest.raises(UserError, match='Set DATA_DIR'):
+    next(found.examples('train'))
+
+
 def test_web_nlg(tmp_path):
   triple = {'subject': 'A', 'property': 'is', 'object': 'B'}
   entry = {'modifiedtripleset': [triple, triple], 'lexicalisations': [{'lex': 'x'}, {'lex': 'y'}]}

@@ -105,12 +105,12 @@ def report(name, value, *, at_least=None, at_most=None):
   print(line)
 
 
-def report_speed(name, slow, fast, *, at_least=None):
+def report_speed(name, slow, fast, *, at_least=None, at_most=None):
   """Prints how many times as fast `fast` is, on the clock and in CPU time.
 
   The ratio of neighbours in time is taken and then the median over the rounds. On a busy machine
   only CPU time means something, and only with one core: threads that wait for each other spin.
   """
   ratios = lambda a, b: statistics.median(x / y for x, y in zip(a, b, strict=True))
-  report(name, ratios(slow.seconds, fast.seconds), at_least=at_least)
+  report(name, ratios(slow.seconds, fast.seconds), at_least=at_least, at_most=at_most)
   report('  in CPU time', ratios(slow.cpu_seconds, fast.cpu_seconds))

@@ -4,7 +4,7 @@ Needs torch, transformers and peft (the extra `interop`). Each side is a process
 they take turns; both start from the same weights, prompt and batch, and their losses and
 gradients are compared first.
 
-  python benchmarks/train_step.py
+  python benchmarks/train_step.py [--shape=base]
 """
 
 import dataclasses
@@ -32,11 +32,11 @@ def main():
       print(f'{rounds.timing(peer)} a step, peak memory {memory[peer] / 2**20:5.0f} MiB')
       peer.close()
   print()
-  rounds.report_speed('training step: PEFT s / ours', theirs, ours, at_least=1.5)
-  rounds.report('peak memory: ours / PEFT', memory[ours] / memory[theirs], at_most=1.1)
-  rounds.report('peak memory with remat: ours / PEFT', memory[remat] / memory[theirs], at_most=0.8)
+  rounds.report_speed('training step: PEFT s / ours', theirs, ours, at_least=1.6)
+  rounds.report('peak memory: ours / PEFT', memory[ours] / memory[theirs], at_most=1.0)
+  rounds.report('peak memory with remat: ours / PEFT', memory[remat] / memory[theirs], at_most=0.75)
   rounds.report_speed('training step with remat: PEFT s / ours', theirs, remat)
-  rounds.report_speed('our step / matrix products alone', ours, products)
+  rounds.report_speed('our step / matrix products alone', ours, products, at_most=1.8)
 
 
 def check(ours, theirs, folder):

@@ -1,4 +1,4 @@
-"""The work that both sides get: T5 1.1 small shape, the same random weights, prompt and batches."""
+"""The work that both sides get: the shape of a T5 1.1, the same random weights, prompt, batches."""
 
 import argparse
 import dataclasses
@@ -15,6 +15,7 @@ class Workload:
   """Sizes of the synthetic work; every field is also a flag.
 
   Attributes:
+    shape: the T5 1.1 whose shape the weights have, one of SHAPES.
     batch: rows in a batch.
     inputs: input tokens in a row, without the prompt.
     targets: target tokens in a row.
@@ -23,6 +24,7 @@ class Workload:
     rounds: measured turns of each peer.
     dropout: percent of activations dropped in training, on both sides.
   """
+  shape: str = 'small'
   batch: int = 16
   inputs: int = 128
   targets: int = 8
@@ -36,19 +38,23 @@ def parser(description):
   """A command line with the fields of a Workload as flags."""
   parser = argparse.ArgumentParser(description=description)
   for field in dataclasses.fields(Workload):
-    parser.add_argument(f'--{field.name}', type=int, default=field.default,
+    parser.add_argument(f'--{field.name}', type=field.type, default=field.default,
+                        choices=SHAPES if field.name == 'shape' else None,
                         help=f'default {field.default}')
   return parser
 
 
-T5_1_1_SMALL = dict(
-    vocab_size=32128, d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_decoder_layers=8,
-    num_heads=6, feed_forward_proj='gated-gelu', decoder_start_token_id=0, pad_token_id=0,
-    eos_token_id=1, tie_word_embeddings=False)
+T5_1_1 = dict(
+    vocab_size=32128, d_kv=64, feed_forward_proj='gated-gelu', decoder_start_token_id=0,
+    pad_token_id=0, eos_token_id=1, tie_word_embeddings=False)
+SHAPES = {
+    'small': T5_1_1 | dict(d_model=512, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6),
+    'base': T5_1_1 | dict(d_model=768, d_ff=2048, num_layers=12, num_decoder_layers=12,
+                          num_heads=12)}
 
 
-def write_weights(folder):
-  """Writes a Hugging Face folder of T5 1.1 small shape with random weights.
+def write_weights(folder, shape):
+  """Writes a Hugging Face folder of a T5 1.1 with random weights.
 
   The head's row of the end-of-sequence token is zero: it never has the largest logit, and greedy
   decoding always runs to its last token.
@@ -56,16 +62,17 @@ def write_weights(folder):
   import torch
   import transformers
   torch.manual_seed(0)
-  model = transformers.T5ForConditionalGeneration(transformers.T5Config(**T5_1_1_SMALL))
+  config = transformers.T5Config(**SHAPES[shape])
+  model = transformers.T5ForConditionalGeneration(config)
   with torch.no_grad():
-    torch.nn.init.normal_(model.lm_head.weight, std=T5_1_1_SMALL['d_model'] ** -0.5)
-    model.lm_head.weight[T5_1_1_SMALL['eos_token_id']] = 0
+    torch.nn.init.normal_(model.lm_head.weight, std=config.d_model ** -0.5)
+    model.lm_head.weight[config.eos_token_id] = 0
   model.save_pretrained(folder)
 
 
-def write_prompt(path, length):
+def write_prompt(path, length, shape):
   """Writes a random prompt [P, H], at the scale of the embedding table's rows."""
-  shape = (length, T5_1_1_SMALL['d_model'])
+  shape = (length, SHAPES[shape]['d_model'])
   np.save(path, np.random.default_rng(1).normal(size=shape).astype(np.float32))
 
 
@@ -77,8 +84,8 @@ def prepare(workload):
   """
   folder = tempfile.TemporaryDirectory(prefix='prompt_tuning_benchmark_')
   # In a process of its own: the parent of the peers stays free of torch.
-  subprocess.run([sys.executable, __file__, folder.name + '/weights'], check=True)
-  write_prompt(pathlib.Path(folder.name) / 'prompt.npy', workload.prompt)
+  subprocess.run([sys.executable, __file__, folder.name + '/weights', workload.shape], check=True)
+  write_prompt(pathlib.Path(folder.name) / 'prompt.npy', workload.prompt, workload.shape)
   return folder
 
 
@@ -97,4 +104,4 @@ def spread(batches, size, count):
 
 
 if __name__ == '__main__':
-  write_weights(sys.argv[1])
+  write_weights(*sys.argv[1:])

@@ -31,8 +31,17 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-    return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+    return jnp.dot(x.astype(self.dtype), self._kernel(x.shape[-1]))
+
+  @nn.compact
+  def kernel(self, inputs):
+    """The map itself, [inputs, features], for who can do without its outputs."""
+    return self._kernel(inputs)
+
+  @nn.nowrap
+  def _kernel(self, inputs):
+    kernel = self.param('kernel', self.kernel_init, (inputs, self.features), jnp.float32)
+    return kernel.astype(self.dtype)
 
 
 class Embed(nn.Module):
@@ -131,8 +140,8 @@ class AttentionCore(nn.Module):
 
     Args:
       query: [B, Q, N, D].
-      key: [B, K, N, D].
-      value: [B, K, N, D].
+      key: [B, K, N, D], or [B, K, 1, D] for all heads.
+      value: [B, K, N, D], or [B, K, 1, D] for all heads.
       mask: [1 or B, 1, Q, K] bool, True where a query sees a key.
       bias: [1 or B, N, Q, K] float32, or None.
 
@@ -197,7 +206,8 @@ class Attention(nn.Module):
       mask: [1 or B, 1, Q, K or cache_length] bool.
       bias: [1 or B, N, Q, K or cache_length] float32, or None.
       cache_index: int32 scalar, the slot of x[:, 0] in the self-attention cache; None: no cache.
-      cache_length: slots of that cache; needed in the call that creates it.
+      cache_length: slots of that cache; needed in the call that creates it. In cross-attention, the
+        queries that are to come.
       cache_source: keep keys and values of `source` in the cache (cross-attention), so that
         later calls need not compute them again.
 
@@ -207,17 +217,43 @@ class Attention(nn.Module):
     # T5 folds the usual 1/sqrt(D) of attention into the initial query kernel.
     query = self._heads(self._dense('query', self.head_dim**-0.5)(x))
     key_dense, value_dense = self._dense('key'), self._dense('value')
+    core = AttentionCore(self.dtype, self.dropout_rate, self.enable_dropout, name='core')
+    cached = self.has_variable('cache', 'cached_key')
     if cache_index is not None:
-      key, value = self._extend_cache(self._heads(key_dense(source)),
-                                      self._heads(value_dense(source)), cache_index, cache_length)
-    elif cache_source or self.has_variable('cache', 'cached_key'):
+      y = core(query, *self._extend_cache(self._heads(key_dense(source)), self._heads(
+          value_dense(source)), cache_index, cache_length), mask, bias)
+    elif not cached and source is not x and self.skips_keys(cache_length or x.shape[1],
+                                                            source.shape[1:]):
+      # (q Wk^T) source^T are the scores of q and source Wk, (weights source) Wv is weights
+      # (source Wv): where queries are few, products with each row of the source are saved.
+      kernels = [self._heads(dense.kernel(source.shape[-1])) for dense in (key_dense, value_dense)]
+      rows = source.astype(self.dtype)[:, :, None]
+      query = jnp.einsum('bqnd,hnd->bqnh', query, kernels[0])
+      y = jnp.einsum('bqnh,hnd->bqnd', core(query, rows, rows, mask, bias), kernels[1])
+    elif cache_source or cached:
       key = self.variable('cache', 'cached_key', lambda: self._heads(key_dense(source))).value
       value = self.variable('cache', 'cached_value', lambda: self._heads(value_dense(source))).value
+      y = core(query, key, value, mask, bias)
     else:
-      key, value = self._heads(key_dense(source)), self._heads(value_dense(source))
-    y = AttentionCore(self.dtype, self.dropout_rate, self.enable_dropout, name='core')(
-        query, key, value, mask, bias)
+      y = core(query, self._heads(key_dense(source)), self._heads(value_dense(source)), mask, bias)
     return Dense(x.shape[-1], self.dtype, name='out')(y.reshape(*y.shape[:2], -1))
+
+  def skips_keys(self, queries, source):
+    """Whether to attend to the rows of the source instead of making keys and values of them.
+
+    The numbers are the same. Whoever changes key, value or core of this attention must make this
+    answer False; see `peft.Method.changes`.
+
+    Args:
+      queries: Q, all that will ask about the same source.
+      source: its shape (K, H).
+
+    Returns:
+      True where that takes fewer FLOPs and no more memory, forward and backward.
+    """
+    rows, width = source
+    flops = 6 * queries * width <= 4 * width * self.head_dim + 6 * queries * self.head_dim
+    return flops and queries * width <= rows * self.head_dim
 
   def _extend_cache(self, key, value, index, length):
     """Writes [B, Q, N, D] keys and values at slot `index`; returns all slots [B, length, N, D]."""

@@ -148,7 +148,7 @@ class DecoderLayer(nn.Module):
         y, y, mask, bias, cache_index=cache_index, cache_length=self.cache_length))
     y = self.config.norm('pre_cross_attention_layer_norm')(x)
     x = x + dropout(self.config.attention('encoder_decoder_attention', self.enable_dropout)(
-        y, encoded, cross_mask, cache_source=self.cache_source))
+        y, encoded, cross_mask, cache_length=self.cache_length, cache_source=self.cache_source))
     y = self.config.norm('pre_mlp_layer_norm')(x)
     return x + dropout(self.config.mlp(self.enable_dropout)(y)), None
 

@@ -89,6 +89,9 @@ class LoRA(Method):
     update = LowRank(self.rank, module.features, self.scale, module.dtype, name='lora')
     return y + update(*args)
 
+  def changes(self, path):
+    return trees.matches(self.targets, path)
+
   def merge(self, params):
     flat = trees.flatten(params)
     modules = [path.removesuffix('/lora/a') for path in flat if path.endswith('/lora/a')]

@@ -42,6 +42,17 @@ class Method(abc.ABC):
     """
     return next_fun(*args, **kwargs)
 
+  def changes(self, path: str) -> bool:
+    """Whether the method may change what a module computes: True unless a method knows better.
+
+    The backbone takes short cuts past modules that nobody changes, such as keys and values of a
+    source that few queries ask; see `models.layers.Attention.skips_keys`.
+
+    Args:
+      path: the module's, such as 'decoder/layers_0/encoder_decoder_attention/key'.
+    """
+    return True
+
   def initialize(self, rng, backbone, params, encode_text: EncodeText | None):
     """First values of the method's leaves that need the restored backbone.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from prompt_tuning import params as trees
 from prompt_tuning.errors import UserError
+from prompt_tuning.models.layers import Attention
 from prompt_tuning.peft.block_edges import BlockEdges
 from prompt_tuning.peft.method import EncodeText, Method
 
@@ -69,9 +70,19 @@ class PeftModel(nn.Module):
                for method in self.methods]
     stack = contextlib.ExitStack()
     # The edges first, so that they see what the methods return.
-    for interceptor in (*filter(None, (self.edges,)), *methods):
+    for interceptor in (*filter(None, (self.edges,)), *methods, self._keep_seams):
       stack.enter_context(nn.intercept_methods(interceptor))
     return stack
+
+  @nn.nowrap
+  def _keep_seams(self, next_fun, args, kwargs, context):
+    """An interceptor: no attention takes a short cut past a module that a method changes."""
+    module = context.module
+    if isinstance(module, Attention) and context.method_name == 'skips_keys':
+      seams = ['/'.join((*module.path, name)) for name in ('key', 'value', 'core')]
+      if any(method.changes(seam) for method in self.methods for seam in seams):
+        return False
+    return next_fun(*args, **kwargs)
 
 
 def init_params(model, rng):

@@ -13,5 +13,8 @@ class ModelTuning(Method):
   def trainable(self):
     return ('.*',)
 
+  def changes(self, path):
+    return False
+
   def merge(self, params):
     return params

@@ -6,6 +6,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from prompt_tuning import params as trees
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.layers import AttentionCore, RelativePositionBias
 from prompt_tuning.peft.method import Method
@@ -71,6 +72,9 @@ class PrefixTuning(Method):
         self._attentions()):
       return next_fun(*self._prepend(*args))
     return next_fun(*args, **kwargs)
+
+  def changes(self, path):
+    return trees.matches(self.trainable, f'{path}/prefix/key')
 
   def _widen(self, module, query_positions, key_positions):
     """Adds the prefix's positions [., P] before the keys' where self-attention has a prefix."""

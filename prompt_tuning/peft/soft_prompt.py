@@ -99,6 +99,9 @@ class SoftPrompt(Method):
       prompt_ids = jnp.zeros(batch, jnp.int32)
     return prompts.at[prompt_ids.reshape(batch, -1)].get(mode='fill', fill_value=jnp.nan)
 
+  def changes(self, path):
+    return path == 'encoder'
+
   def _fill_slots(self, prompt, x, segment_ids, positions):
     """Packed rows: the packer has left P free slots in every segment, where the prompt belongs."""
     same = segment_ids[:, :, None] == segment_ids[:, None, :]

@@ -68,8 +68,8 @@ def main():
   clock = Clock()
   clock.install()
   with tempfile.TemporaryDirectory() as folder:
-    code = cli.main(['train', *(f'--gin_file={name}' for name in FILES), *bindings(
-        folder, flags.steps)])
+    code = cli.main(['train', *(f'--gin_file={name}' for name in FILES),
+                     *bindings(folder, flags.steps)])
     assert code == 0, code
     alone = seconds_alone(clock.loader, flags.batches)
   print(f'\nA step takes {clock.step * 1e3:.1f} ms; the loader alone gives a batch every '
@@ -80,7 +80,8 @@ def main():
 
 def bindings(folder, steps):
   values = {'MODEL_DIR': f'{folder}/run', 'INITIAL_CHECKPOINT_PATH': 'random',
-            'VOCABULARY': 'bytes', 'TRAIN_STEPS_RELATIVE': steps, 'EVAL_PERIOD': None,
+            'VOCABULARY': 'bytes', 'TASK_FEATURE_LENGTHS': {'inputs': 128, 'targets': 12},
+            'TRAIN_STEPS_RELATIVE': steps, 'EVAL_PERIOD': None,
             'EVAL_STEPS': 1, 'MAX_BUCKETS': 1, 'PACKING': False, 'DOCTOR': False,
             'WRITE_PERIOD': 10}
   return [f'--gin.{name}={value}' for name, value in values.items()]

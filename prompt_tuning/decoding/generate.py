@@ -1,4 +1,4 @@
-"""Generation: encoder once, cross-attention keys and values once, then one token at a time."""
+"""Generation: encoder once, cross-attention keys and values at most once, then token by token."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -158,7 +158,8 @@ def _decoder(model, params, encoded, max_decode_length, num_beams):
                          method='init_cache', mutable=['cache'])
   cross, rest = kv_cache.split_cross_attention(kv_cache.tile(state['cache'], num_beams))
   cross = kv_cache.swap_rows_and_heads(cross)
-  # Only masks are made from these while decoding; the encoded rows stand in the cache.
+  # Masks are made from these, and short targets attend to the encoded rows themselves; of long ones
+  # their keys and values stand in the cache.
   rows, inputs, features = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=0), encoded)
 
   def tokens_to_logits(ids, cache):

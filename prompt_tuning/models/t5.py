@@ -332,6 +332,9 @@ class T5(nn.Module):
                  encoder_segment_ids=None, encoder_positions=None):
     """Creates the cache: empty for self-attention, computed once for cross-attention.
 
+    So few tokens that they need no keys and values of the inputs leave none of them in the cache:
+    `decode` then reads `encoded`.
+
     Call as `_, {'cache': cache} = apply({'params': p}, ..., method='init_cache',
     mutable=['cache'])`. The batch axis of cached arrays is 0, or 1 in scanned layers;
     `decoder/cache_index` is a scalar.

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from prompt_tuning.errors import UserError
 
 TIMEOUT = 300  # seconds in which all processes have to be there
+SILENCE = 30  # seconds without a sign of life after which a process counts as dead
 
 _ENVIRONMENT = {'coordinator_address': 'JAX_COORDINATOR_ADDRESS',
                 'num_processes': 'JAX_NUM_PROCESSES', 'process_id': 'JAX_PROCESS_ID'}
@@ -43,7 +44,7 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
   Raises:
     UserError: values that cannot be, half of them, or a port that is taken.
   """
-  if jax.distributed.is_initialized():
+  if are_joined():
     return
   given = {'coordinator_address': coordinator_address, 'num_processes': num_processes,
            'process_id': process_id}
@@ -59,7 +60,7 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
   try:
     # Past its own time limit JAX would abort the process with a stack trace.
     jax.distributed.initialize(
-        **given, initialization_timeout=timeout + 60,
+        **given, initialization_timeout=timeout + 60, heartbeat_timeout_seconds=SILENCE,
         cluster_detection_method='deactivate' if known else None)
   except ValueError as error:  # no cluster that JAX knows
     if set(given.values()) != {None}:
@@ -117,6 +118,11 @@ def _give_up(given, timeout):
       '--process_id of its own, from 0 on; process 0 has to run on the host of the address, and '
       'its port has to be open to the others.\n').encode())
   os._exit(2)
+
+
+def are_joined() -> bool:
+  """Whether `start` has found others, or a launcher that could have started them."""
+  return jax.distributed.is_initialized()
 
 
 def is_first() -> bool:

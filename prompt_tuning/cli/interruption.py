@@ -1,8 +1,9 @@
 """Being asked to stop: SIGTERM and SIGINT, and the preemption notice of a cluster.
 
-The first signal is remembered; the loop asks between steps, saves and ends, and the process leaves
-with EXIT_CODE. A second SIGINT ends the process at once, by the signal itself. Of several processes
-any one may be asked: all stop before the same step.
+Before the first step there is nothing to save, and a signal ends the process, even one that loads
+or compiles. Later the first signal is remembered; the loop asks between steps, saves and ends. Both
+ways the process leaves with EXIT_CODE. A second SIGINT ends it at once, by the signal itself. Of
+several processes any one may be asked: all stop before the same step.
 """
 
 import contextlib
@@ -31,9 +32,13 @@ class Interruption(contextlib.AbstractContextManager):
     with Interruption() as interruption:
       stop = interruption.agreed()
       loop.train(..., should_stop=lambda step: stop())
+
+  Attributes:
+    begun: whether there is something to save; to be set after the first step.
   """
 
   def __init__(self):
+    self.begun = False
     self._requested = False
     self._before = {}
     self._calls = itertools.count(1)
@@ -42,11 +47,19 @@ class Interruption(contextlib.AbstractContextManager):
     # Handlers can be set from the main thread alone; elsewhere the program around decides.
     if threading.current_thread() is threading.main_thread():
       self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+      # A handler of Python's waits until a compilation is over; the number comes here at once.
+      numbers, self._wakeup = os.pipe()
+      os.set_blocking(self._wakeup, False)
+      self._wakeup_before = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
+      threading.Thread(target=self._watch, args=[numbers], daemon=True).start()
     return self
 
   def __exit__(self, *unused):
     for number, handler in self._before.items():
       signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    if self._before:
+      signal.set_wakeup_fd(self._wakeup_before)
+      os.close(self._wakeup)
 
   @property
   def requested(self) -> bool:
@@ -63,8 +76,19 @@ class Interruption(contextlib.AbstractContextManager):
       return lambda: self.requested
     return processes.Agreement(lambda: self.requested)
 
+  def _watch(self, numbers: int):
+    """Reads the numbers of signals from a pipe, until it is closed."""
+    while number := os.read(numbers, 1):
+      if number[0] in _SIGNALS and not self.begun:
+        os.write(2, f'\n{signal.Signals(number[0]).name}: no step is done yet, so nothing is '
+                 'saved.\n'.encode())
+        os._exit(EXIT_CODE)
+    os.close(numbers)
+
   def _hear(self, number, frame):
     self._requested = True
+    if not self.begun:
+      return
     # The system's own reaction from now on: it needs no interpreter, so it works in the middle of
     # a long computation too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

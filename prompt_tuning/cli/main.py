@@ -12,6 +12,7 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from prompt_tuning.errors import UserError
@@ -245,6 +246,28 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command line; returns the exit code."""
+  try:
+    code = _run(argv)
+  except Exception:
+    if not _is_one_of_many():
+      raise
+    traceback.print_exc()
+    code = 1
+  if code in (1, 2) and _is_one_of_many():
+    # An orderly end would wait minutes for the others, and they for this one.
+    sys.stdout.flush()
+    os._exit(code)
+  return code
+
+
+def _is_one_of_many() -> bool:
+  """Whether processes have been joined; looks without importing what takes time."""
+  processes = sys.modules.get('prompt_tuning.processes')
+  return processes is not None and processes.are_joined()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+  """`main` of a process that others do not wait for."""
   argv = list(sys.argv[1:] if argv is None else argv)
   try:
     name, flags = parse_flags(argv)

@@ -43,6 +43,9 @@ def start(flags=None):
     logger.addHandler(_Stderr(f'%(asctime)s {name}%(message)s'))
     logger.setLevel(logging.INFO if first else logging.WARNING)
     logger.propagate = False
+  if processes.are_joined():
+    logger.info('%d processes, %d devices. Should one of them die, all end; the same commands go '
+                'on from the last checkpoint.', jax.process_count(), jax.device_count())
   if not first:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 (until the process ends)
   # orbax narrates every save, and prints the traceback of every error that it also raises.

@@ -103,14 +103,14 @@ def run(config: TrainConfig) -> loop.Result:
   data_lib.check_examples(config.data.task, config.data.task.train_split,
                           config.data.task.eval_split)
   folder = _make_folder(config.model_dir)
-  with _hold(folder) as lock:
+  with _hold(folder) as lock, interruption_lib.Interruption() as interruption:
     resume.check_config(folder)
-    return _train(config, folder, lock)
+    return _train(config, folder, lock, interruption)
 
 
-def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> loop.Result:
+def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None,
+           interruption: interruption_lib.Interruption) -> loop.Result:
   """`run`, in a MODEL_DIR that is ours."""
-  interruption = interruption_lib.Interruption()
   stop = interruption.agreed()
   model = model_lib.load(config.model, config.data.task.labels)
   cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
@@ -145,9 +145,14 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
         model.peft, config.optimizer, loss=config.loss, num_microbatches=config.num_microbatches,
         max_nonfinite=config.skip_nonfinite_steps,
         state_shardings=state_lib.shardings(state, config.optimizer, model.mesh))
-    with _open_writers(folder, start, last_step) as writer, interruption:
+    with _open_writers(folder, start, last_step) as writer:
       if config.doctor and processes.is_first():
         writer = checkup.watched(writer, config, evaluate, prompt_start, first_step)
+
+      def tick(step):
+        interruption.begun = True  # there is something to save
+        writer.tick(step)
+
       result = loop.train(
           start.state,
           step_fn=lambda state, batch: step_fn(state, frozen, batch, start.rng),
@@ -155,7 +160,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None) -> l
           last_step=last_step, config=loop_config,
           evaluate=lambda state: evaluate(
               params_lib.merge(state.trainable, frozen), f'step_{int(state.step)}'),
-          save=save, write=_writing(folder)(writer.write), tick=writer.tick,
+          save=save, write=_writing(folder)(writer.write), tick=tick,
           should_stop=lambda step: stop(),
           on_nonfinite=functools.partial(resume.report_nonfinite, folder, loader, save.batch_of),
           history=start.history, totals=start.totals, first_step=first_step,

@@ -23,6 +23,7 @@ def test_the_exit_code_is_that_of_a_temporary_failure():
 def test_the_first_signal_is_heard(number, capfd):
   before = signal.getsignal(number), signal.getsignal(signal.SIGINT)
   with Interruption() as interruption:
+    interruption.begun = True
     stop = interruption.agreed()
     assert not interruption.requested and not stop()
     signal.raise_signal(number)
@@ -55,6 +56,7 @@ def test_the_second_interrupt_stops_at_once():
 import ctypes, time
 from prompt_tuning.cli.interruption import Interruption
 with Interruption() as interruption:
+  interruption.begun = True
   print('ready', flush=True)
   while not interruption.requested:
     time.sleep(0.01)
@@ -69,6 +71,22 @@ with Interruption() as interruption:
     assert process.wait(timeout=10) == -signal.SIGINT
 
 
+def test_before_the_first_step_a_signal_ends_the_process():
+  """Also one that is busy outside of the interpreter, as while a program compiles."""
+  code = """
+import hashlib
+from prompt_tuning.cli.interruption import Interruption
+with Interruption():
+  print('ready', flush=True)
+  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)  # minutes
+"""
+  with start(code) as process:
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == EXIT_CODE
+    assert 'SIGTERM: no step is done yet' in process.stderr.read()
+
+
 @pytest.mark.parametrize('listens', [True, False])
 def test_a_request_before_the_first_question(listens):
   """Also one that jax's own service hears, which answers at the first number after its count."""
@@ -80,6 +98,7 @@ import contextlib, os, signal, time, jax
 jax.distributed.initialize('localhost:{port}', num_processes=1, process_id=0)
 from prompt_tuning.cli.interruption import Interruption
 interruption = Interruption()
+interruption.begun = True
 with interruption if {listens} else contextlib.nullcontext():
   stop = interruption.agreed()
   os.kill(os.getpid(), signal.SIGTERM)

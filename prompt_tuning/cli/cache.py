@@ -38,7 +38,8 @@ def main(flags) -> None:
   folder = _folder(data.cache_dir)
   console = rich.console.Console(soft_wrap=True, highlight=False)
   for task in tasks_of(data):
-    splits = flags.split or dict.fromkeys((task.train_split, task.eval_split))
+    used = dict.fromkeys((task.train_split, task.eval_split))
+    splits = flags.split or [split for split in used if split in task.splits] or used
     vocabulary = find_vocabulary(task)
     if vocabulary is None:
       raise UserError('The tokens depend on the vocabulary, and none is known: give '

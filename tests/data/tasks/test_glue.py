@@ -19,6 +19,10 @@ def test_metrics_are_t5s():
 def test_older_names_and_modules():
   for name in ('glue_sst2_v200_examples', 'mt5_glue_sst2_v200', 'byt5_glue_sst2_v200_examples'):
     assert task.get(name, module='prompt_tuning.data.glue').name == 'glue_sst2_v200'
+  for module in ('prompt_tuning.spot.data.tasks', 'prompt_tuning.data.c4', 't5.data.mixtures'):
+    assert task.get('byt5_taskless_xsum_v110_examples', module=module).name == 'taskless_xsum_v110'
+  with pytest.raises(UserError, match="'prompt_tuning.data.glu' cannot be imported"):
+    task.get('glue_sst2_v200', module='prompt_tuning.data.glu')
   assert task.get('taskless_super_glue_cb_v102_examples').name == 'taskless_super_glue_cb_v102'
 
 

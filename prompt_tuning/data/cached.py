@@ -110,4 +110,4 @@ def make(*, name: str, cache_dir: str | None, metrics: Sequence[str] | None = No
   train, dev = (split if split in splits else splits[0]
                 for split in (task.train_split, task.eval_split))
   return dataclasses.replace(task, source=source, preprocess=task_lib.as_is, objective=None,
-                             task_index=None, train_split=train, eval_split=dev)
+                             task_index=None, on_tokens=None, train_split=train, eval_split=dev)

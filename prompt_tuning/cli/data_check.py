@@ -38,12 +38,12 @@ def main(flags) -> int:
     splits = []
     found += examine(member, flags.split or member.splits, limits, vocabulary, splits)
     if splits:
-      print_splits(console, splits, limits)
+      print_splits(console, splits, limits, labelled=bool(member.labels))
       plotted |= {f'{member.name} {split.split}': split for split in splits}
   if flags.plot and plotted:
     data_plot.write(flags.plot, plotted, limits)
   if not flags.dry_run:
-    doctor.print_findings(found)
+    doctor.print_findings(list(dict.fromkeys(found)))  # what every split says is said once
   return int(any(finding.severity == findings.PROBLEM for finding in found))
 
 
@@ -86,11 +86,11 @@ def _configured(flags):
   return config_lib.build(task_lib.get), config_lib.macro('TASK_FEATURE_LENGTHS')
 
 
-def print_splits(console: rich.console.Console, splits, limits):
+def print_splits(console: rich.console.Console, splits, limits, labelled: bool):
   """Prints tables of counts, lengths and targets, and a few examples of each split."""
   _print_counts(console, splits)
   _print_lengths(console, splits, limits)
-  _print_targets(console, splits)
+  _print_targets(console, splits, labelled)
   for split in splits:
     for example in split.rendered:
       text = rich.text.Text(f'{split.split} {example.example_id}\n', style='bold')
@@ -133,10 +133,10 @@ def _print_lengths(console, splits, limits):
   console.print(table)
 
 
-def _print_targets(console, splits):
+def _print_targets(console, splits, labelled):
   """The most common targets; a task whose targets hardly repeat has no classes to count."""
   totals = sum((split.targets for split in splits), start=type(splits[0].targets)())
-  if 2 * len(totals) >= sum(totals.values()):
+  if not labelled and 2 * len(totals) >= sum(totals.values()):
     console.print('  Targets are not classes: few of them occur twice.')
     return
   table = _table('target', *(split.split for split in splits))

@@ -1,6 +1,7 @@
 """`prompt-tuning data check`: what it prints, draws, and how it ends."""
 
 import json
+import sys
 
 import pytest
 
@@ -61,6 +62,14 @@ def test_problems_end_with_1(reviews, capsys):
   assert main.main([*reviews(GOOD), '--vocabulary=bytes',
                     "--gin.TASK_FEATURE_LENGTHS={'inputs': 15, 'targets': 4}"]) == 1
   assert "problem refused: Label 'good'" in words(capsys.readouterr().out)
+
+
+def test_what_all_splits_say_is_said_once(capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+  assert main.main(['data', 'check', '--task=glue_sst2_v200']) == 1
+  out = words(capsys.readouterr().out)
+  assert out.count('problem refused: glue/sst2:2.0.0') == 1 and out.endswith(
+      '1 problem, 0 warnings.')
 
 
 def test_a_task_by_name(capsys):

@@ -37,8 +37,8 @@ def main(flags) -> None:
   data = config_lib.build(DataConfig)
   folder = _folder(data.cache_dir)
   console = rich.console.Console(soft_wrap=True, highlight=False)
-  for task in tasks_of(data):
-    used = dict.fromkeys((task.train_split, task.eval_split))
+  for task, *both in data_lib.splits_in_use(data).values():
+    used = dict.fromkeys(filter(None, both))
     splits = flags.split or [split for split in used if split in task.splits] or used
     vocabulary = find_vocabulary(task)
     if vocabulary is None:
@@ -56,11 +56,6 @@ def main(flags) -> None:
 def parse(flags):
   """Parses the gin files on top of what the data verbs start from."""
   config_lib.parse([RUN_FILE, *flags.gin_file], flags.overrides, flags.gin_search_paths)
-
-
-def tasks_of(data: DataConfig) -> tuple:
-  """The task of a configuration, or those of its mixture."""
-  return getattr(data.task, 'members', (data.task,))
 
 
 def find_vocabulary(task):

@@ -1,9 +1,11 @@
 """The checks that `train` does at its start and while it runs; `doctor` does these and more."""
 
+import dataclasses
 import logging
 
 import jax
 
+from prompt_tuning.data.mixture import Mixture
 from prompt_tuning.diagnosis import data_checks, findings, model_checks, step_checks
 from prompt_tuning.diagnosis.watch import Watch
 from prompt_tuning.training import metrics, writers
@@ -17,8 +19,8 @@ def cheap(config, model, train, dev, first_step: int, last_step: int) -> list[fi
   Args:
     config: cli.train.TrainConfig.
     model: cli.model.Model.
-    train: cache of the training split.
-    dev: cache of the evaluation split.
+    train: the examples to train on.
+    dev: those that are evaluated.
     first_step: of the run.
     last_step: of the run.
   """
@@ -27,8 +29,17 @@ def cheap(config, model, train, dev, first_step: int, last_step: int) -> list[fi
   if trainable:
     steps = step_checks.sampled_steps(first_step, last_step)
     found += step_checks.check_rate(step_checks.step_sizes(config.optimizer, trainable, steps))
-  found += data_checks.check_data(config.data.task, model.vocabulary, train, dev)
-  return found
+  return found + _data(config.data.task, model.vocabulary, train, dev)
+
+
+def _data(task, vocabulary, train, dev):
+  """The checks of the examples, of a mixture for each task that has both splits."""
+  if not isinstance(task, Mixture):
+    return data_checks.check_data(task, vocabulary, train, dev)
+  return [dataclasses.replace(finding, found=f'{member.name}: {finding.found}')
+          for member in task.members if member.name in train.parts and member.name in dev.parts
+          for finding in data_checks.check_data(
+              member, vocabulary, train.parts[member.name], dev.parts[member.name])]
 
 
 def log_cheap(*args):
@@ -46,9 +57,11 @@ def watched(writer: writers.Writer, config, evaluate, start, first_step: int) ->
     start: the prompts before the first step, from metrics.copy_prompts.
     first_step: of the run.
   """
-  task = config.data.task
+  task, labels, majority = config.data.task, None, {}
+  if not isinstance(task, Mixture):  # whose scores and answers are those of several tasks
+    labels = task.labels
+    majority = data_checks.majority_scores(task, data_checks.Sample(evaluate.cache))
   norms = jax.device_get(metrics.prompt_metrics(start, {}))
   return writers.Writers(writer, Watch(
       first_step=first_step, start={name: float(norm) for name, norm in norms.items()},
-      labels=task.labels, answers=lambda: evaluate.answers,
-      majority=data_checks.majority_scores(task, data_checks.Sample(evaluate.cache))))
+      labels=labels, answers=lambda: evaluate.answers, majority=majority))

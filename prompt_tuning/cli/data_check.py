@@ -28,7 +28,7 @@ def main(flags) -> int:
   task, limits = _configured(flags)
   console = rich.console.Console(highlight=False)
   found, plotted = [], {}
-  for member in getattr(task, 'members', (task,)):
+  for member in task.members:
     vocabulary = cache_verb.find_vocabulary(member)
     console.print(f'Task {member.name}, lengths in '
                   f'{"words: no vocabulary is given" if vocabulary is None else "tokens"}')

@@ -21,6 +21,8 @@ from prompt_tuning.cli import train as train_lib
 from prompt_tuning.cli.train import TrainConfig
 from prompt_tuning.data import loader as loader_lib
 from prompt_tuning.data import overlap
+from prompt_tuning.data.mixture import Mixture
+from prompt_tuning.data.views import Joined
 from prompt_tuning.decoding.generate import DecodeConfig, generate_jit
 from prompt_tuning.diagnosis import data_checks, findings, model_checks, step_checks
 from prompt_tuning.diagnosis.findings import Finding
@@ -49,15 +51,15 @@ def examine(config: TrainConfig) -> list[Finding]:
   """All findings; what cannot be built is one, and ends the examination."""
   found: list[Finding] = []
   with _refusals(found):
-    task = config.data.task
-    splits = task.train_split, task.eval_split
-    for split in splits:
-      data_lib.check_split(task, split)
-    shared = overlap.check_examples(task, *splits)
-    model = model_lib.load(config.model, task.labels)
-    train, dev = (data_lib.cache(config.data, split, model.vocabulary, config.model_dir)
-                  for split in splits)
-    found += data_checks.check_duplicates(shared, dev)
+    data_lib.check_splits(config.data)
+    shared = {name: overlap.check_examples(*used)
+              for name, used in data_lib.splits_in_use(config.data).items()}
+    model = model_lib.load(config.model, config.data.task.labels)
+    train = data_lib.training_cache(config.data, model.vocabulary, config.model_dir)
+    caches = data_lib.evaluation_caches(config.data, None, model.vocabulary, config.model_dir)
+    for name, cache in caches.items():
+      found += data_checks.check_duplicates(shared[name], cache)
+    dev = Joined(caches) if isinstance(config.data.task, Mixture) else caches[config.data.task.name]
     first, last = train_lib.step_range(config, model)
     found += checkup.cheap(config, model, train, dev, first, last)
     vocabulary = _check_vocabulary(config, model, train)
@@ -65,7 +67,8 @@ def examine(config: TrainConfig) -> list[Finding]:
     if any(f.severity == findings.PROBLEM for f in vocabulary):
       return found  # the ids may lie outside of the model
     found += _probe(config, model, train, first, last)
-    found += _ask_untuned(config, model, dev)
+    for member in config.data.task.evaluated:
+      found += _ask_untuned(config, model, member, caches[member.name])
   return found
 
 
@@ -109,9 +112,9 @@ def _probe(config, model, cache, first, last):
   return step_checks.check_probe(result, sizes, last - first)
 
 
-def _ask_untuned(config, model, cache):
+def _ask_untuned(config, model, task, cache):
   """Greedy answers of the bare base to one batch of the evaluation split."""
-  if not config.data.task.metric_fns:
+  if not task.metric_fns:
     return []  # nothing is generated
   batches = loader_lib.for_evaluation(
       cache, config.eval_batch_size, max_batches=1,
@@ -121,7 +124,7 @@ def _ask_untuned(config, model, cache):
   decoded = generate_jit(model.peft.backbone, model.params,
                          partitioning.shard_batch(batch.arrays, model.mesh), greedy)
   answers = model_checks.answers_of(batch, processes.to_host(decoded.sequences), model.vocabulary)
-  return model_checks.untuned_answers(answers, config.data.task.labels)
+  return model_checks.untuned_answers(answers, task.labels)
 
 
 def print_findings(found: list[Finding]):

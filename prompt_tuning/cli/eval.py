@@ -49,14 +49,17 @@ def main(flags):
 
 def run(config: EvalConfig) -> dict[str, float]:
   """Evaluates once; writes predictions.jsonl and metrics.json where there is a place for them."""
-  split = config.split or config.data.task.eval_split
-  data_lib.check_split(config.data.task, split)
-  data_lib.check_examples(config.data.task, None, split)
+  # A run that trained on a few examples is measured on a whole split.
+  data = dataclasses.replace(config.data, few_shot_examples=None, few_shot_dev=False)
+  for task in data.task.evaluated:
+    split = config.split or task.eval_split
+    data_lib.check_split(task, split)
+    data_lib.check_examples(task, None, split)
   data_lib.check_labels(config.data.task, config.rank_labels)
   model, params = past_run.load(config)
   output = _output_folder(config)
-  measure = evaluation.Evaluation(
-      model, config.data, config.decode, config.batch_size, config.eval_steps,
+  measure = evaluation.of(
+      model, data, config.decode, config.batch_size, config.eval_steps,
       folder=config.model_dir, output=output, split=config.split, rank=config.rank_labels,
       seed=config.seed)
   values = measure(params, 'predictions')

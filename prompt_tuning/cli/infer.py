@@ -26,8 +26,10 @@ from prompt_tuning.cli import dry_run, evaluation, past_run, process
 from prompt_tuning.cli import model as model_lib
 from prompt_tuning.data import json_rows
 from prompt_tuning.data import lines as lines_lib
+from prompt_tuning.data.mixture import Mixture
 from prompt_tuning.data.preprocessors import Template
 from prompt_tuning.data.sources import NO_LABEL
+from prompt_tuning.data.task import Task
 from prompt_tuning.data.tasks import local_text
 from prompt_tuning.decoding.generate import DecodeConfig
 from prompt_tuning.errors import UserError
@@ -66,8 +68,9 @@ def main(flags):
 
 def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
   """Answers all lines; returns their number."""
-  data_lib.check_labels(config.data.task, config.rank_labels)
-  texts = _texts(config.data.task, name, lines)
+  task = _one_task(config.data.task)
+  data_lib.check_labels(task, config.rank_labels)
+  texts = _texts(task, name, lines)
   first = next(texts, None)  # a mistake in the file shows before the model is loaded
   if first is None:
     raise UserError(f'--input={name} is empty: give at least one line.')
@@ -76,7 +79,7 @@ def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
   answer = functools.partial(
       predict.predict, model=model.peft, params=params, vocabulary=model.vocabulary,
       config=evaluation.with_length(config.decode, config.data),
-      labels=config.data.task.labels if config.rank_labels else None, task=config.data.task,
+      labels=task.labels if config.rank_labels else None, task=task,
       inputs_length=config.data.feature_lengths['inputs'], batch_size=config.batch_size,
       share=partitioning.data_share(model.mesh),
       place_batch=functools.partial(partitioning.shard_batch, mesh=model.mesh))
@@ -90,6 +93,16 @@ def run(config: InferConfig, name: str, lines: Iterator[str], out) -> int:
       out.write(json.dumps(row, ensure_ascii=False) + '\n')
     out.flush()
     count += len(chunk)
+
+
+def _one_task(task: Task | Mixture) -> Task:
+  """The task, or that of a mixture of one: of several it is not known whose inputs are given."""
+  if len(task.members) > 1:
+    raise UserError(
+        f'{task.name!r} is a mixture, and an input is one task\'s. Name its task with '
+        f'--gin.MIXTURE_OR_TASK_NAME=... (for tasks/mixture.gin: --gin.MIXTURE_TASKS="[...]"): one '
+        f'of {", ".join(member.name for member in task.members)}.')
+  return task.members[0]
 
 
 def _texts(task, name: str, lines: Iterator[str]) -> Iterator[str]:

@@ -38,10 +38,11 @@ FREE = frozenset((
     'eval_file', 'data_dir'))
 
 _PLAN_NAMES = {
-    'cache': 'training data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary)',
+    'cache': 'training data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary, few-shot '
+             'examples)',
     'eval_cache': 'evaluation data (task, files, template, TASK_FEATURE_LENGTHS, vocabulary)',
-    'batch_size': 'BATCH_SIZE', 'seed': 'RANDOM_SEED', 'shapes': 'shapes (MAX_BUCKETS, PACKING)',
-    'remainder': 'remainder of an epoch'}
+    'draws': 'rates of the mixture', 'batch_size': 'BATCH_SIZE', 'seed': 'RANDOM_SEED',
+    'shapes': 'shapes (MAX_BUCKETS, PACKING)', 'remainder': 'remainder of an epoch'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,14 +126,14 @@ def plan(loader, eval_cache, seed: int) -> dict:
 
   Args:
     loader: data.loader.TrainLoader.
-    eval_cache: data.cache.Cache.
+    eval_cache: what is evaluated on, one or several caches.
     seed: of the order of the data.
   """
   batches = loader.plan
-  return {'cache': pathlib.Path(loader.cache.path).name,
-          'eval_cache': pathlib.Path(eval_cache.path).name, 'batch_size': batches.batch_size,
-          'seed': seed, 'shapes': [list(shape) for shape in batches.buckets],
-          'remainder': batches.remainder}
+  draws = None if batches.draws is None else list(batches.draws.counts)
+  return {'cache': loader.cache.name, 'eval_cache': eval_cache.name, 'draws': draws,
+          'batch_size': batches.batch_size, 'seed': seed,
+          'shapes': [list(shape) for shape in batches.buckets], 'remainder': batches.remainder}
 
 
 def restore(checkpoints: run_lib.RunCheckpoints, fresh: Start, loader, model,
@@ -251,7 +252,8 @@ def report_nonfinite(folder: pathlib.Path, loader, batch_of, steps):
   for bad in steps:
     batch = batch_of(bad['step'])
     rows = plan_lib.whole(loader.plan)[batch].rows
-    ids = [record['id'] for record in loader.cache.records(rows[rows >= 0])]
+    ids = ['/'.join(filter(None, (record.get('task'), record['id'])))
+           for record in loader.cache.records(rows[rows >= 0])]
     numbers = {name: value if isinstance(value, int) else str(value)  # JSON has no NaN
                for name, value in bad.items()}
     lines.append(json.dumps(numbers | {'batch': batch, 'examples': ids}))

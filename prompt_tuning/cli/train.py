@@ -2,12 +2,14 @@
 
 MODEL_DIR holds config.gin (configures the same run again), operative_config.gin, checkpoints/,
 cache/ (tokenised examples), metrics.jsonl, TensorBoard events, predictions/ (one file an
-evaluation) and prompt.safetensors (the best evaluation's leaves).
+evaluation; of a mixture in a folder for each task), prompt.safetensors (the best evaluation's
+leaves) and few_shot.json (the ids of the examples that were chosen, where some were).
 """
 
 import contextlib
 import dataclasses
 import functools
+import json
 import logging
 import pathlib
 
@@ -98,10 +100,9 @@ def main(flags) -> int:
 
 def run(config: TrainConfig) -> loop.Result:
   """Trains, or goes on with what MODEL_DIR holds."""
-  for split in (config.data.task.train_split, config.data.task.eval_split):
-    data_lib.check_split(config.data.task, split)
-  data_lib.check_examples(config.data.task, config.data.task.train_split,
-                          config.data.task.eval_split)
+  data_lib.check_splits(config.data)
+  for task, *splits in data_lib.splits_in_use(config.data).values():
+    data_lib.check_examples(task, *splits)
   folder = _make_folder(config.model_dir)
   with _hold(folder) as lock, interruption_lib.Interruption() as interruption:
     resume.check_config(folder)
@@ -113,10 +114,10 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None,
   """`run`, in a MODEL_DIR that is ours."""
   stop = interruption.agreed()
   model = model_lib.load(config.model, config.data.task.labels)
-  cache = data_lib.cache(config.data, config.data.task.train_split, model.vocabulary, folder)
+  cache = data_lib.training_cache(config.data, model.vocabulary, folder)
   loader = data_lib.training_batches(
       config.data, cache, model, config.batch_size, config.loss, config.num_microbatches)
-  evaluate = evaluation.Evaluation(
+  evaluate = evaluation.of(
       model, config.data, config.decode, config.eval_batch_size, config.eval_steps, folder=folder,
       output=folder / 'predictions', loss=config.loss, seed=config.seed,
       before_batch=lambda: _stop_if(stop()))
@@ -131,16 +132,17 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None,
     checkup.log_cheap(config, model, loader.cache, evaluate.cache, first_step, last_step)
 
   plan = resume.plan(loader, evaluate.cache, config.data.seed)
+  chosen = data_lib.chosen_examples(config.data, cache, evaluate.cache)
   with RunCheckpoints(folder / past_run.CHECKPOINTS, keep_last=config.keep_last,
                       keep_best=config.keep_best, keep_every=config.keep_every,
                       maximize=loop_config.best_mode == 'max') as checkpoints:
     start = resume.restore(checkpoints, resume.Start(state=state, rng=rng), loader, model, plan)
     # Only now: a start that is refused leaves the configuration of the run that is there.
-    _write_config(folder)
+    _write_config(folder, chosen)
     write_prompt = functools.partial(_write_prompt, folder, model, config)
     save = resume.Saver(
         checkpoints, lock, start, loop_config, write_prompt, config.skip_nonfinite_steps,
-        {'plan': plan, 'base_fingerprint': model.base_fingerprint})
+        {'plan': plan, 'base_fingerprint': model.base_fingerprint, 'few_shot': chosen})
     step_fn = step.make_train_step(
         model.peft, config.optimizer, loss=config.loss, num_microbatches=config.num_microbatches,
         max_nonfinite=config.skip_nonfinite_steps,
@@ -223,13 +225,16 @@ def _make_folder(model_dir: str) -> pathlib.Path:
   return folder
 
 
-def _write_config(folder: pathlib.Path):
-  """Keeps the configuration in MODEL_DIR."""
+def _write_config(folder: pathlib.Path, chosen: dict | None):
+  """Keeps the configuration, and the examples that it chose, in MODEL_DIR."""
   if not processes.is_first():
     return
+  texts = {past_run.CONFIG: config_lib.text(),
+           'operative_config.gin': config_lib.operative_text()}
+  if chosen is not None:
+    texts['few_shot.json'] = json.dumps(chosen, indent=2) + '\n'
   with _writing(folder):
-    for name, text in ((past_run.CONFIG, config_lib.text()),
-                       ('operative_config.gin', config_lib.operative_text())):
+    for name, text in texts.items():
       write_atomically(folder / name, lambda file, text=text: file.write(text.encode()))
 
 

@@ -50,6 +50,11 @@ class Cache:
   info: Mapping[str, Any]
   lengths: np.ndarray
 
+  @property
+  def name(self) -> str:
+    """Another one for every content."""
+    return os.path.basename(self.path)
+
   def __len__(self) -> int:
     return len(self.lengths)
 

@@ -103,6 +103,10 @@ def make(*, name: str, cache_dir: str | None, metrics: Sequence[str] | None = No
   task = task_lib.built_in(name) or Task(
       name=name, source=None, postprocess_fn=Text(strip=True),
       metric_fns=metrics_lib.by_name(('exact_match',), None))
+  if not isinstance(task, Task):
+    raise UserError(f'{name!r} is a mixture, and tasks/cached.gin reads one task from its caches. '
+                    'Use tasks/named.gin: it finds the caches in CACHE_DIR where DATA_DIR has the '
+                    'files that they were made of.')
   if metrics is not None:
     task = dataclasses.replace(task, metric_fns=metrics_lib.by_name(metrics, task.labels))
   source = CachedSource(task.name, os.fspath(cache_dir))

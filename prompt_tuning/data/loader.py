@@ -13,7 +13,7 @@ from prompt_tuning.data import packing as packing_lib
 from prompt_tuning.data import plan as plan_lib
 from prompt_tuning.data.cache import Cache
 from prompt_tuning.data.packing import PackedBatch, PackedPlan, PackedShape, Packing
-from prompt_tuning.data.plan import Batch, Shape, TrainPlan
+from prompt_tuning.data.plan import Batch, Draws, Shape, TrainPlan
 from prompt_tuning.errors import UserError
 
 Arrays = dict[str, np.ndarray]
@@ -139,6 +139,7 @@ def training_plan(
     buckets: Sequence[Shape] | None = None,
     packing: Packing | None = None,
     remainder: str = 'pad',
+    draws: Draws | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainPlan | PackedPlan:
@@ -152,14 +153,16 @@ def training_plan(
     packing: lets examples share rows, in place of buckets; chosen for these lengths and this
       batch_size.
     remainder: what becomes of the rows that do not fill a batch, see plan.epoch_plan.
+    draws: which examples an epoch of a mixture has.
     process_index: which host this is.
     process_count: number of hosts.
   """
-  options = dict(lengths=cache.lengths, seed=seed, remainder=remainder,
+  options = dict(lengths=cache.lengths, seed=seed, remainder=remainder, draws=draws,
                  process_index=process_index, process_count=process_count)
   if packing is not None:
     return PackedPlan(packing=packing, **options)
-  return TrainPlan(buckets=tuple(buckets or buckets_of(cache)), batch_size=batch_size, **options)
+  return TrainPlan(buckets=tuple(buckets or buckets_of(cache, draws=draws)), batch_size=batch_size,
+                   **options)
 
 
 def for_evaluation(
@@ -195,11 +198,12 @@ def for_evaluation(
   return EvalLoader(cache, batches[:max_batches], process_index, process_count)
 
 
-def buckets_of(cache: Cache, prompt_length: int = 0, max_buckets: int = 6) -> tuple[Shape, ...]:
+def buckets_of(cache: Cache, prompt_length: int = 0, max_buckets: int = 6,
+               draws: Draws | None = None) -> tuple[Shape, ...]:
   """Buckets chosen from the lengths of a cache, within its TASK_FEATURE_LENGTHS."""
   return plan_lib.choose_buckets(
       cache.lengths, cache.info['key']['lengths'], prompt_length=prompt_length,
-      max_buckets=max_buckets)
+      max_buckets=max_buckets, draws=draws)
 
 
 def read(cache: Cache, batch: Batch | PackedBatch, prompt_ids: np.ndarray | None = None) -> Arrays:

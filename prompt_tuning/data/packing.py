@@ -66,25 +66,29 @@ class Packing:
     return tuple((self.batch_size // g.ranks.shape[1], *g.slots) for g in self.groups)
 
   def epoch(self, lengths: np.ndarray, *, seed: int = 0, epoch: int = 0, shuffle: bool = True,
-            remainder: str = 'pad') -> list['Batch | PackedBatch']:
+            remainder: str = 'pad', rows: np.ndarray | None = None,
+            ) -> list['Batch | PackedBatch']:
     """All batches of one epoch; arguments as for plan.epoch_plan.
+
+    With `rows` [E], the lengths are those of places, each of which holds that example.
 
     Which examples of equal size stand where, which rows share a batch and the order of the batches
     are random. A group with one example a row gives batches that are not packed.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths)) if shuffle else np.arange(len(lengths))
-    by_size = np.append(order[_order(lengths[order])], PADDING_ROW)
+    by_size = order[_order(lengths[order])]
+    by_size = np.append(by_size if rows is None else rows[by_size], PADDING_ROW)
     batches = []
     for group in self.groups:
-      rows = by_size[group.ranks]
+      shared = by_size[group.ranks]
       if shuffle:
-        rows = rows[rng.permutation(len(rows))]
+        shared = shared[rng.permutation(len(shared))]
       whole, rest = divmod(np.count_nonzero(group.ranks >= 0), self.batch_size)
-      size = self.batch_size // rows.shape[1]
-      parts = [rows[i * size:(i + 1) * size] for i in range(whole)]
+      size = self.batch_size // shared.shape[1]
+      parts = [shared[i * size:(i + 1) * size] for i in range(whole)]
       if rest and remainder == 'pad':
-        left = rows[whole * size:]
+        left = shared[whole * size:]
         parts.append(np.pad(left, ((0, size - len(left)), (0, 0)), constant_values=PADDING_ROW))
       batches += [self._batch(part, group) for part in parts]
     if shuffle:
@@ -125,6 +129,7 @@ class PackedPlan:
     packing: how they share rows.
     seed: of the shuffle.
     remainder: see plan.epoch_plan.
+    draws: of a mixture; the packing was chosen for its `sizes`.
     process_index: which host this is; it reads consecutive rows.
     process_count: number of hosts; it divides the rows of every shape.
   """
@@ -132,6 +137,7 @@ class PackedPlan:
   packing: Packing
   seed: int = 0
   remainder: str = 'pad'
+  draws: plan_lib.Draws | None = None
   process_index: int = 0
   process_count: int = 1
 
@@ -141,13 +147,13 @@ class PackedPlan:
           f'Packed batches of {[shape[0] for shape in self.packing.shapes]} rows cannot be divided '
           f'among {self.process_count} processes; choose the packing with a row_multiple of it.')
     if not self.epoch_length:
-      raise UserError(f'{len(self.lengths)} examples do not fill one batch of {self.batch_size}; '
+      raise UserError(f'{len(self._sizes)} examples do not fill one batch of {self.batch_size}; '
                       'lower BATCH_SIZE.')
 
   @property
   def epoch_length(self) -> int:
     """Batches of one epoch."""
-    return plan_lib.batches_per_epoch(len(self.lengths), self.batch_size, self.remainder)
+    return plan_lib.batches_per_epoch(len(self._sizes), self.batch_size, self.remainder)
 
   @property
   def batch_size(self) -> int:
@@ -167,7 +173,12 @@ class PackedPlan:
   def _epoch(self):
     # Two: a prefetching thread may be one epoch ahead.
     return functools.lru_cache(maxsize=2)(lambda epoch: self.packing.epoch(
-        self.lengths, seed=self.seed, epoch=epoch, remainder=self.remainder))
+        self._sizes, seed=self.seed, epoch=epoch, remainder=self.remainder,
+        rows=None if self.draws is None else self.draws.rows(self.seed, epoch)))
+
+  @property
+  def _sizes(self):
+    return self.lengths if self.draws is None else self.draws.sizes
 
 
 def choose_packing(

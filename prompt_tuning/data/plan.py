@@ -7,6 +7,7 @@ shape of its bucket; the number of shapes, each of which is compiled once, stays
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -15,6 +16,17 @@ from prompt_tuning.errors import UserError
 PADDING_ROW = -1  # index of a row that fills up a batch
 Shape = tuple[int, int]  # (input length, target length)
 _EVAL_ORDER = 0  # seed of the order of evaluation batches, equal in all runs
+
+
+class Draws(Protocol):
+  """Which examples an epoch has, where that is not each of them once; see data.mixture."""
+
+  @property
+  def sizes(self) -> np.ndarray:
+    """[E, 2] input and target lengths of the places of an epoch, the same in every epoch."""
+
+  def rows(self, seed: int, epoch: int) -> np.ndarray:
+    """[E] the example that is in each place, none longer than the place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +50,7 @@ def choose_buckets(
     multiple: int = 8,
     targets_multiple: int = 2,
     min_gain: float = 0.03,
+    draws: Draws | None = None,
 ) -> tuple[Shape, ...]:
   """Chooses the padded shapes that waste least on these lengths.
 
@@ -52,14 +65,15 @@ def choose_buckets(
     multiple: input lengths are multiples of it, but for a limit that is none.
     targets_multiple: the same for targets.
     min_gain: share of tokens that one more bucket must save.
+    draws: how often each example comes, for its weight in the choice; None: equally often.
 
   Returns:
     Shapes, both sides growing.
   """
   limits = limits or {}
   edges = np.unique(_round_up(lengths[:, 0], multiple, limits.get('inputs')))
-  counts = np.bincount(
-      np.searchsorted(edges, lengths[:, 0]), minlength=len(edges)).astype(np.int64)
+  seen = lengths if draws is None else draws.sizes
+  counts = np.bincount(np.searchsorted(edges, seen[:, 0]), minlength=len(edges)).astype(np.int64)
   best = None
   for k in range(1, min(max_buckets, len(edges)) + 1):
     cost, chosen = _cut(tuple((edges + prompt_length).tolist()), tuple(counts.tolist()), k)
@@ -83,6 +97,7 @@ def epoch_plan(
     epoch: int = 0,
     shuffle: bool = True,
     remainder: str = 'pad',
+    draws: Draws | None = None,
 ) -> list[Batch]:
   """All batches of one epoch.
 
@@ -97,6 +112,7 @@ def epoch_plan(
     shuffle: in another order every epoch, rows and batches; otherwise in the given order within
       each bucket.
     remainder: 'pad' fills the last batch up with empty rows, 'drop' leaves its examples out.
+    draws: the examples of the epoch; None: each once.
 
   Returns:
     Batches; their number does not depend on seed and epoch.
@@ -106,7 +122,9 @@ def epoch_plan(
   """
   _check(lengths, buckets, batch_size, remainder)
   rng = np.random.default_rng([seed, epoch])
-  order = rng.permutation(len(lengths)) if shuffle else np.arange(len(lengths))
+  order = np.arange(len(lengths)) if draws is None else draws.rows(seed, epoch)
+  if shuffle:
+    order = rng.permutation(order)
   bucket_of = np.searchsorted([t for t, _ in buckets], lengths[order, 0])
   batches = []
   left = np.zeros(0, np.int64)
@@ -156,6 +174,7 @@ class TrainPlan:
     batch_size: rows over all hosts.
     seed: of the shuffle.
     remainder: see epoch_plan.
+    draws: of a mixture, see epoch_plan.
     process_index: which host this is.
     process_count: number of hosts.
   """
@@ -164,6 +183,7 @@ class TrainPlan:
   batch_size: int
   seed: int = 0
   remainder: str = 'pad'
+  draws: Draws | None = None
   process_index: int = 0
   process_count: int = 1
 
@@ -171,13 +191,17 @@ class TrainPlan:
     _check(self.lengths, self.buckets, self.batch_size, self.remainder)
     if not self.epoch_length:
       raise UserError(
-          f'{len(self.lengths)} examples do not fill one batch of {self.batch_size}; lower '
+          f'{self._examples} examples do not fill one batch of {self.batch_size}; lower '
           'BATCH_SIZE.')
 
   @property
   def epoch_length(self) -> int:
     """Batches of one epoch."""
-    return batches_per_epoch(len(self.lengths), self.batch_size, self.remainder)
+    return batches_per_epoch(self._examples, self.batch_size, self.remainder)
+
+  @property
+  def _examples(self):
+    return len(self.lengths if self.draws is None else self.draws.sizes)
 
   def __getitem__(self, n: int) -> Batch:
     epoch, place = divmod(n, self.epoch_length)
@@ -188,7 +212,7 @@ class TrainPlan:
     # Two: a prefetching thread may be one epoch ahead.
     return functools.lru_cache(maxsize=2)(lambda epoch: epoch_plan(
         self.lengths, self.buckets, self.batch_size, seed=self.seed, epoch=epoch,
-        remainder=self.remainder))
+        remainder=self.remainder, draws=self.draws))
 
 
 def eval_plan(

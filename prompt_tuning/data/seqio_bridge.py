@@ -6,33 +6,30 @@ The only module that imports seqio (and TensorFlow with it), and only inside fun
 import dataclasses
 import functools
 import hashlib
-import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from prompt_tuning import vocabulary as vocabulary_lib
 from prompt_tuning.data import sources, tokenizing
+from prompt_tuning.data.mixture import Mixture
 from prompt_tuning.data.task import Task
 from prompt_tuning.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _FEATURES = ('inputs', 'targets')
-_SEED = 0  # of a mixture's sampling
 
 
 @dataclasses.dataclass(frozen=True)
 class SeqioSource(sources.Source):
-  """Tokenised examples of a SeqIO task or mixture.
-
-  A mixture's training split is sampled at its rates, as many examples as its tasks have together.
+  """Tokenised examples of a SeqIO task.
 
   Attributes:
-    name: of the task or mixture.
+    name: of the task.
     lengths: TASK_FEATURE_LENGTHS as pairs, for preprocessors that cannot do without; None leaves
       cutting, and counting what is cut, to the cache.
   """
@@ -41,7 +38,7 @@ class SeqioSource(sources.Source):
 
   @property
   def splits(self) -> tuple[str, ...]:
-    return tuple(_provider(self.name).splits)
+    return tuple(_task(self.name).splits)
 
   def at_lengths(self, lengths: Mapping[str, int | None]) -> 'SeqioSource':
     """The same source for preprocessors that ask for sequence lengths."""
@@ -61,16 +58,22 @@ class SeqioSource(sources.Source):
     return digest.hexdigest()
 
 
-def find(name: str) -> Task | None:
-  """A registered SeqIO task or mixture as a Task; None where SeqIO is absent or lacks the name."""
+def find(name: str) -> Task | Mixture | None:
+  """A registered SeqIO task or mixture as one of ours; None where there is no such name or SeqIO.
+
+  A mixture keeps its tasks and their rates; how they are drawn is data.mixture's.
+  """
   try:
     import seqio
   except ImportError:
     return None
   if name in seqio.TaskRegistry.names():
-    return _task_of(name, [seqio.TaskRegistry.get(name)])
+    return _task_of(seqio.TaskRegistry.get(name))
   if name in seqio.MixtureRegistry.names():
-    return _task_of(name, seqio.MixtureRegistry.get(name).tasks)
+    theirs = seqio.MixtureRegistry.get(name)
+    members = sorted(theirs.tasks, key=lambda task: task.name)  # they come in any order
+    return Mixture(name=name, parts=tuple(
+        (_task_of(task), float(theirs.get_rate(task))) for task in members))
   return None
 
 
@@ -171,25 +174,20 @@ def _metric_for_seqio(metric_fn):
   return metric
 
 
-def _task_of(name: str, members: Sequence) -> Task:
+def _task_of(theirs) -> Task:
   """A Task that reads from SeqIO and measures as the SeqIO task does."""
-  first = members[0]
-  missing = [f for f in _FEATURES if f not in first.output_features]
+  missing = [f for f in _FEATURES if f not in theirs.output_features]
   if missing:
     raise UserError(
-        f'SeqIO task {name!r} has the features {", ".join(first.output_features)}; "inputs" and '
-        '"targets" are needed.')
-  metric_fns, postprocess_fn = (), _PostprocessOfSeqio(name)
-  if len(members) == 1:
-    metric_fns = tuple(_numbers_only(m) for m in first.predict_metric_fns)
-    if first.score_metric_fns:
-      log.warning('SeqIO task %s: metrics of scores are left out.', name)
-  else:
-    log.info('%s mixes %s; evaluate these by their own names.', name,
-             ', '.join(t.name for t in members))
+        f'SeqIO task {theirs.name!r} has the features {", ".join(theirs.output_features)}; '
+        '"inputs" and "targets" are needed.')
+  if theirs.score_metric_fns:
+    log.warning('SeqIO task %s: metrics of scores are left out.', theirs.name)
   return Task(
-      name=name, source=SeqioSource(name), metric_fns=metric_fns, postprocess_fn=postprocess_fn,
-      vocabulary=_vocabulary_of(first.output_features['targets'].vocabulary))
+      name=theirs.name, source=SeqioSource(theirs.name),
+      metric_fns=tuple(_numbers_only(m) for m in theirs.predict_metric_fns),
+      postprocess_fn=_PostprocessOfSeqio(theirs.name),
+      vocabulary=_vocabulary_of(theirs.output_features['targets'].vocabulary))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,10 +196,7 @@ class _PostprocessOfSeqio:
   name: str
 
   def __call__(self, text: str, example: Any = None, is_target: bool = False):
-    provider = _provider(self.name)
-    if not hasattr(provider, 'postprocess_fn'):
-      return text
-    return provider.postprocess_fn(text, example=example, is_target=is_target)
+    return _task(self.name).postprocess_fn(text, example=example, is_target=is_target)
 
 
 def _numbers_only(metric_fn):
@@ -213,25 +208,18 @@ def _numbers_only(metric_fn):
   return metric
 
 
-def _provider(name: str):
+def _task(name: str):
   import seqio
-  return seqio.get_mixture_or_task(name)
+  return seqio.TaskRegistry.get(name)
 
 
 @functools.lru_cache(maxsize=4)
 def _examples(
     name: str, split: str, lengths: tuple[tuple[str, int], ...] | None) -> tuple[dict, ...]:
   """All examples of a split; kept, for the fingerprint and the cache both read them."""
-  provider = _provider(name)
-  options = {'sequence_length': None if lengths is None else dict(lengths), 'split': split}
-  if hasattr(provider, 'tasks') and len(provider.tasks) > 1 and split == 'train':
-    parts = [t.get_dataset(shuffle=False, **options) for t in provider.tasks if split in t.splits]
-    total = sum(sum(1 for _ in part) for part in parts)
-    dataset = provider.get_dataset(
-        shuffle=True, seed=_SEED, num_epochs=None, copy_pretokenized=True, **options)
-    rows = itertools.islice(dataset.as_numpy_iterator(), total)
-  else:
-    rows = provider.get_dataset(shuffle=False, num_epochs=1, **options).as_numpy_iterator()
+  rows = _task(name).get_dataset(
+      sequence_length=None if lengths is None else dict(lengths), split=split, shuffle=False,
+      num_epochs=1).as_numpy_iterator()
   return tuple({k: sources.plain(v) for k, v in row.items()} for row in rows)
 
 

@@ -11,16 +11,19 @@ import logging
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prompt_tuning.data import postprocessors, text_forms, token_forms
 from prompt_tuning.errors import UserError
+
+if TYPE_CHECKING:
+  from prompt_tuning.data.mixture import Mixture
 
 log = logging.getLogger(__name__)
 
 Example = Mapping[str, Any]
 
-_REGISTRY: dict[str, 'Task'] = {}
+_REGISTRY: dict[str, 'Task | Mixture'] = {}
 _DECLARATIONS = 'prompt_tuning.data.tasks'  # every module of this package declares tasks
 # MIXTURE_OR_TASK_MODULE of earlier configurations: their tasks are built in here.
 _MODULES_OF_BUILT_IN_TASKS = frozenset({
@@ -80,6 +83,13 @@ class Task:
     """Names of the splits that the source has."""
     return self.source.splits
 
+  @property
+  def members(self) -> tuple['Task', ...]:
+    """The task itself: what a mixture has several of. So have `trained` and `evaluated`."""
+    return (self,)
+
+  trained = evaluated = members
+
   def examples(
       self, split: str, rows: Iterable[tuple[str, Example]] | None = None,
   ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,11 +142,11 @@ class Task:
     return dataclasses.replace(self, source=self.source.in_folder(data_dir))
 
 
-def register(task: Task) -> Task:
-  """Makes a task known by its name; returns it.
+def register(task: 'Task | Mixture') -> 'Task | Mixture':
+  """Makes a task or a mixture known by its name; returns it.
 
   Raises:
-    UserError: another task has that name.
+    UserError: another has that name.
   """
   if _REGISTRY.setdefault(task.name, task) != task:
     raise UserError(f'A different task {task.name!r} is registered already; choose another name.')
@@ -164,15 +174,22 @@ def register_forms(task: Task, index: int, named: bool = True):
 def names() -> list[str]:
   """Names of all registered tasks, the built-in ones included."""
   _import_declarations()
-  return sorted(_REGISTRY)
+  return sorted(name for name, found in _REGISTRY.items() if isinstance(found, Task))
 
 
-def get(name: str, module: str | None = None, data_dir: str | None = None) -> Task:
-  """Finds a task: imports `module`, looks among the tasks registered here, then asks SeqIO.
+def mixture_names() -> list[str]:
+  """Names of all registered mixtures, the built-in ones included."""
+  _import_declarations()
+  return sorted(name for name, found in _REGISTRY.items() if not isinstance(found, Task))
 
-  Names of google-research/prompt-tuning mean the same task: `_examples` at the end only asked for
-  logged examples, and `mt5_` or `byt5_` in front named the vocabulary, which here comes from the
-  backbone. `_1_sentinel` in a name gives the form that `with_sentinels` describes.
+
+def get(name: str, module: str | None = None, data_dir: str | None = None) -> 'Task | Mixture':
+  """Finds a task or mixture: imports `module`, looks among those registered here, then asks SeqIO.
+
+  Names of google-research/prompt-tuning mean the same task: `_examples` at the end (of mixtures
+  also before `_proportional`) only asked for logged examples, and `mt5_` or `byt5_` in front named
+  the vocabulary, which here comes from the backbone. `_1_sentinel` in a name gives the form that
+  `with_sentinels` describes.
 
   Args:
     name: MIXTURE_OR_TASK_NAME.
@@ -180,7 +197,7 @@ def get(name: str, module: str | None = None, data_dir: str | None = None) -> Ta
     data_dir: DATA_DIR, the folder with the dataset's files; None reads from TFDS.
 
   Returns:
-    The task.
+    The task or mixture.
 
   Raises:
     UserError: no such module or no such task, with the nearest names.
@@ -195,23 +212,23 @@ def get(name: str, module: str | None = None, data_dir: str | None = None) -> Ta
   return task if data_dir is None else task.read_from(data_dir)
 
 
-def built_in(name: str) -> Task | None:
+def built_in(name: str) -> 'Task | Mixture | None':
   """A task of this package by its name, or by an older form of it; None where there is none."""
   _import_declarations()
   return _local(name)
 
 
-def _local(name: str) -> Task | None:
-  """A task registered here under this name or under the plain form of an older name."""
+def _local(name: str) -> 'Task | Mixture | None':
+  """A task or mixture registered here under this name or under the plain form of an older name."""
   if name in _REGISTRY:
     return _REGISTRY[name]
-  plain = re.sub(r'^(mt5|byt5)_', '', re.sub(r'_examples$', '', name))
+  plain = re.sub(r'^(mt5|byt5)_', '', re.sub(r'_examples(_proportional)?$', r'\1', name))
   if plain in _REGISTRY:
     log.info('Task %s is read as %s (the vocabulary is the backbone\'s).', name, plain)
     return _REGISTRY[plain]
   found = re.search(r'_([1-9][0-9]?)_sentinel', plain)
   task = found and _REGISTRY.get(plain.replace(found[0], ''))
-  return with_sentinels(task, int(found[1]), plain) if task else None
+  return with_sentinels(task, int(found[1]), plain) if isinstance(task, Task) else None
 
 
 def with_sentinels(task: Task, count: int, name: str) -> Task:
@@ -227,7 +244,7 @@ def with_sentinels(task: Task, count: int, name: str) -> Task:
       postprocess_fn=postprocessors.WithoutSentinels(task.postprocess_fn, count))
 
 
-def _from_seqio(name: str, required: bool) -> Task:
+def _from_seqio(name: str, required: bool) -> 'Task | Mixture':
   """A SeqIO task or mixture; SeqIO is imported only where a module could have used it."""
   if required:
     from prompt_tuning.data import seqio_bridge
@@ -237,8 +254,8 @@ def _from_seqio(name: str, required: bool) -> Task:
   near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
   raise UserError(
       f'There is no task {name!r}. Nearest names: {", ".join(near) or "none"}; docs/tasks.md lists '
-      f'the {len(_REGISTRY)} built-in tasks. A task of your own or of SeqIO is found when '
-      'MIXTURE_OR_TASK_MODULE names the module that registers it.')
+      f'the {len(_REGISTRY)} built-in tasks and mixtures. A task of your own or of SeqIO is found '
+      'when MIXTURE_OR_TASK_MODULE names the module that registers it.')
 
 
 def _import(module: str):

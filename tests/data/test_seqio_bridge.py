@@ -93,10 +93,11 @@ def test_a_seqio_task_by_name(their_module, tmp_path):
 @needs_seqio
 def test_a_mixture_keeps_its_rates(their_module, tmp_path):
   found = task.get('their_mixture', module=their_module)
-  built = cache.build(found, 'train', vocabulary.ByteVocabulary(), LENGTHS, tmp_path)
-  assert len(built) == 12
-  firsts = [chr(int(i[0]) - 3) for i, _ in built.tokens(range(12))]
-  assert sum(c in '012345' for c in firsts) >= 7
+  assert [(member.name, rate) for member, rate in found.parts] == [
+      ('their_other_task', 1.0), ('their_task', 3.0)]
+  assert found.trained == found.evaluated == found.members
+  built = cache.build(found.members[1], 'train', vocabulary.ByteVocabulary(), LENGTHS, tmp_path)
+  assert [record['inputs_pretokenized'][0] for record in built.records(range(6))] == list('012345')
 
 
 @needs_seqio

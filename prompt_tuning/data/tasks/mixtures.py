@@ -1,0 +1,74 @@
+"""Mixtures of T5 and of google-research/prompt-tuning, under their names and with their rates.
+
+`proportional` rates are numbers of training examples. Scores are averaged as the benchmarks do:
+both parts of MNLI are one task, and the diagnostic sets do not count.
+"""
+
+from prompt_tuning.data import task as task_lib
+from prompt_tuning.data.mixture import Mixture
+from prompt_tuning.data.tasks import glue, qa, superglue  # noqa: F401  (they register their tasks)
+
+_FORMS = ('', 'taskless_', 'task_index_')
+
+# T5 leaves WNLI out, for it trains on the same sentences in WSC and DPR.
+_GLUE = {'cola': 8_551, 'sst2': 67_349, 'mrpc': 3_668, 'qqp': 363_849, 'stsb': 5_749,
+         'mnli': 392_702, 'qnli': 104_743, 'rte': 2_490, 'mnli_mismatched': 0, 'mnli_matched': 0,
+         'ax': 0}
+_GLUE_SCORED = (('cola',), ('sst2',), ('mrpc',), ('qqp',), ('stsb',),
+                ('mnli_matched', 'mnli_mismatched'), ('qnli',), ('rte',))
+_MNLI = ('mnli', 'mnli_mismatched', 'mnli_matched')
+
+_DPR = {'dpr_v001_simple': 1_322}
+_SUPER_GLUE = {f'super_glue_{name}': rate for name, rate in {
+    'wsc_v102_simple_train': 259, 'wsc_v102_simple_eval': 0, 'boolq_v102': 9_427, 'cb_v102': 250,
+    'copa_v102': 400, 'multirc_v102': 27_243, 'record_v102': 138_854, 'rte_v102': 2_490,
+    'wic_v102': 5_428}.items()}
+_DIAGNOSTIC = {'super_glue_axb_v102': 0, 'super_glue_axg_v102': 0}
+_SUPER_GLUE_SCORED = tuple((name,) for name in _SUPER_GLUE if not name.endswith('_train'))
+_WSC = ('super_glue_wsc_v102_simple_train', 'super_glue_wsc_v102_simple_eval')
+
+_MRQA = tuple(f'mrqa_{name}_v001' for name in (
+    'bioasq', 'drop', 'duorc', 'race', 'relation_extraction', 'textbookqa'))
+
+
+def _declare(name: str, rates: dict[str, float], scored=None, *, form: str = ''):
+  """Registers a mixture of tasks in one of their forms."""
+  if scored is not None:
+    scored = tuple(tuple(f'{form}{task}' for task in group) for group in scored)
+  task_lib.register(Mixture(
+      name=f'{form}{name}', scored=scored,
+      parts=tuple((task_lib.get(f'{form}{task}'), rate) for task, rate in rates.items())))
+
+
+def _equal(names: tuple[str, ...]) -> dict[str, float]:
+  return dict.fromkeys(names, 1)
+
+
+for _form in _FORMS:
+  for _version in ('v002', 'v200'):
+    _in_version = lambda name, version=_version: f'glue_{name}_{version}'  # noqa: E731
+    _declare(f'glue_{_version}_proportional',
+             {_in_version(name): rate for name, rate in _GLUE.items()},
+             [list(map(_in_version, group)) for group in _GLUE_SCORED], form=_form)
+    _declare(f'glue_mnli_and_dev_{_version}', _equal(tuple(map(_in_version, _MNLI))),
+             [[_in_version('mnli_matched'), _in_version('mnli_mismatched')]], form=_form)
+  _declare('super_glue_wsc_and_dev_v102_simple', _equal(_WSC), form=_form)
+
+# T5's has DPR and the diagnostic sets; that of task indices names DPR where it has it.
+_declare('super_glue_v102_proportional', _DPR | _SUPER_GLUE | _DIAGNOSTIC, _SUPER_GLUE_SCORED)
+for _form in _FORMS[1:]:
+  _declare('super_glue_v102_proportional', _SUPER_GLUE, _SUPER_GLUE_SCORED, form=_form)
+  _declare('super_glue_with_dpr_v102_proportional', _DPR | _SUPER_GLUE, _SUPER_GLUE_SCORED,
+           form=_form)
+_declare('wsc_dpr_simple_proportional',
+         _DPR | {name: _SUPER_GLUE[name] for name in _WSC}, [[_WSC[1]]])
+
+_declare('spot_glue_mnli_and_dev_v200', _equal(tuple(f'spot_glue_mnli_{split}_v200' for split in (
+    'train', 'validation_matched', 'validation_mismatched'))),
+         [[f'spot_glue_mnli_validation_{part}_v200' for part in ('matched', 'mismatched')]])
+
+# Trained on SQuAD, evaluated on it and out of its domain.
+for _name in _MRQA:
+  _declare(f'squad_to_{_name.removeprefix("mrqa_").removesuffix("_v001")}',
+           _equal(('squad_v010_allanswers', _name)))
+_declare('squad_to_mrqa', _equal(('squad_v010_allanswers', *_MRQA)))

@@ -205,14 +205,22 @@ def fingerprint_leaves(leaves: Iterable[tuple[str, jax.Array]]) -> str:
   """`fingerprint` of (path, array) pairs in any order, none of which is held on to."""
   sums = {}
   for path, leaf in leaves:
-    found = _STACKED.search(path)
-    if found is None:
-      sums[path] = (tuple(leaf.shape), _weighted_sum(leaf))
-    else:
-      per_layer = _weighted_sum(leaf, axis=0)
-      for i in range(leaf.shape[0]):
-        name = path[:found.start()] + found.group(1) + f'layers_{i}' + path[found.end():]
-        sums[name] = (tuple(leaf.shape[1:]), per_layer[i:i + 1])
+    sums |= layer_sums(path, leaf)
+  return fingerprint_of(sums)
+
+
+def layer_sums(path: str, leaf: jax.Array) -> dict[str, tuple]:
+  """What a fingerprint takes of an array: {per-layer path: (shape, sum on the device [1])}."""
+  found = _STACKED.search(path)
+  if found is None:
+    return {path: (tuple(leaf.shape), _weighted_sum(leaf))}
+  per_layer = _weighted_sum(leaf, axis=0)
+  return {name: (tuple(leaf.shape[1:]), per_layer[i:i + 1])
+          for i, name in enumerate(disk_paths(path, leaf.shape[0]))}
+
+
+def fingerprint_of(sums: Mapping[str, tuple]) -> str:
+  """The fingerprint of a backbone from the `layer_sums` of all its arrays together."""
   digest = hashlib.sha256()
   values = jax.device_get({name: value for name, (_, value) in sums.items()})
   for name in sorted(sums):

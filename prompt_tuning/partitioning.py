@@ -25,6 +25,12 @@ PARAMETER_AXES = (
     (_STACK + r'/mlp/wo/kernel', ('mlp', 'embed')),
     (_STACK + r'/pre_\w+_layer_norm/scale', ('norm',)),
     (r'(encoder|decoder)/(encoder|decoder)_norm/scale', ('norm',)),
+    # Scales of int8 parameters: one for each output channel.
+    (r'token_embedder/embedding_scale', ('vocab',)),
+    (r'decoder/logits_dense/kernel_scale', ('vocab',)),
+    (_STACK + r'/\w*attention/(query|key|value)/kernel_scale', ('joined_kv',)),
+    (_STACK + r'/mlp/wi(_\d+)?/kernel_scale', ('mlp',)),
+    (_STACK + r'/(\w*attention/out|mlp/wo)/kernel_scale', ('embed',)),
 )
 
 # Logical axis -> mesh axis; None is replicated. Tensor parallelism as in Megatron-LM (Shoeybi et

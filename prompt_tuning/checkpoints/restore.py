@@ -18,15 +18,16 @@ import numpy as np
 from prompt_tuning import params as params_lib
 from prompt_tuning.checkpoints import hf, t5x
 from prompt_tuning.checkpoints import shapes as shapes_lib
-from prompt_tuning.checkpoints.stored import StoredModel, empty, row_major
+from prompt_tuning.checkpoints.stored import StoredModel, empty, from_params, row_major
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import int8
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params, init_params
 from prompt_tuning.vocabulary import Vocabulary, load_vocabulary
 
 RANDOM = 'random'
 DEMO = 'demo'
-PARAM_DTYPES = ('float32', 'bfloat16')
+PARAM_DTYPES = ('float32', 'bfloat16', int8.INT8)
 _STACKED = re.compile(r'(^|/)layers/')
 _log = logging.getLogger(__name__)
 
@@ -38,10 +39,12 @@ class Backbone:
   Attributes:
     config: its shape and options.
     module: the Linen module of that config.
-    params: its parameters, stacked under `layers` where the config scans.
+    params: its parameters, stacked under `layers` where the config scans; see models/int8.py for
+      those in int8.
     vocabulary: the vocabulary beside the weights or the one that was asked for, or None.
     base_step: training step stored with the weights (T5X), else None.
     source: where it was read from.
+    original: fingerprint of the parameters before they became int8; None: they did not.
   """
 
   config: T5Config
@@ -50,11 +53,12 @@ class Backbone:
   vocabulary: Vocabulary | None = None
   base_step: int | None = None
   source: str = ''
+  original: str | None = None
 
   @functools.cached_property
   def fingerprint(self) -> str:
     """`params.fingerprint` of the parameters, computed once."""
-    return params_lib.fingerprint(self.params)
+    return self.original or params_lib.fingerprint(self.params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,11 +139,11 @@ def read_params(
     model: a path as `open_model` takes it, or what it returned.
     abstract: nested dict of jax.ShapeDtypeStruct, looped or scanned; files are per layer either
       way.
-    param_dtype: dtype of the backbone's parameters in memory, 'float32' or 'bfloat16'; None keeps
-      each leaf's dtype in `abstract`.
+    param_dtype: dtype of the backbone's parameters in memory, 'float32', 'bfloat16' or 'int8'
+      (weights alone, with scales beside them); None keeps each leaf's dtype in `abstract`.
     optional: regular expressions of paths (as in `abstract`) that the file need not hold, such as
       a method's leaves; those keep the dtype of `abstract`.
-    shardings: {path as in `abstract`: sharding}; None puts everything on the default device.
+    shardings: {path in the result: sharding}; None puts everything on the default device.
     step: see `open_model`.
 
   Returns:
@@ -162,9 +166,16 @@ def read_params(
     if layers[path][0] in report.new:
       continue
     leaf = expected[path]
-    free = param_dtype is None or params_lib.matches(optional, path)
-    host = _read(model, layers[path], leaf, np.dtype(leaf.dtype if free else param_dtype))
-    flat[path] = _place(host, shardings[path] if shardings is not None else None)
+    if param_dtype is None or params_lib.matches(optional, path):
+      read = {path: _read(model, layers[path], leaf, np.dtype(leaf.dtype))}
+    elif param_dtype != int8.INT8:
+      read = {path: _read(model, layers[path], leaf, np.dtype(param_dtype))}
+    elif int8.is_quantizable(path):
+      read = _read_int8(model, layers[path], path, leaf)
+    else:
+      read = {path: _read(model, layers[path], leaf, np.dtype(np.float32))}
+    for name, host in read.items():
+      flat[name] = _place(host, shardings[name] if shardings is not None else None)
   _log.log(logging.WARNING if report.unused else logging.INFO, '%s: %s', model.source, report)
   return params_lib.unflatten(flat), report
 
@@ -219,6 +230,29 @@ def _read(model, names, leaf, dtype) -> np.ndarray:
   return stacked
 
 
+def _read_int8(model, names, path, leaf):
+  """One parameter and its scales on the host; a layer is quantised before the next is read."""
+  read = {name: empty(shape.shape, shape.dtype)
+          for name, shape in params_lib.flatten(int8.abstract({path: leaf})).items()}
+  for i, name in enumerate(names):
+    index = () if names == [path] else i
+    array = row_major(model.arrays[name].read(np.float32))
+    read[path][index], read[path + int8.SCALE][index] = int8.quantize(path, array)
+  return read
+
+
+def _summing(model: StoredModel, sums: dict) -> StoredModel:
+  """The same model; what is read of it leaves its share of the fingerprint in `sums`."""
+  def watched(name, array):
+    def reader(dtype):
+      read = array.read(dtype)
+      sums.update(jax.block_until_ready(params_lib.layer_sums(name, jnp.asarray(read))))
+      return read
+    return dataclasses.replace(array, reader=reader)
+  return dataclasses.replace(
+      model, arrays={name: watched(name, array) for name, array in model.arrays.items()})
+
+
 def _place(host, sharding):
   if sharding is None:
     return jax.device_put(host)  # a view of it on a CPU, where its alignment allows that
@@ -253,7 +287,7 @@ def load_backbone(
     config: the shape that is expected and the options to run with; refused if the files disagree.
       None takes the shape from the files and the defaults for the rest.
     dtype: activations, 'float32' or 'bfloat16'; None keeps the config's.
-    param_dtype: parameters in memory, 'float32' or 'bfloat16'.
+    param_dtype: parameters in memory, 'float32', 'bfloat16' or 'int8'; see `read_params`.
     scan_layers: stack the layers in memory; None keeps the config's.
     vocabulary: a vocabulary, a SentencePiece file or 'bytes'; None takes the one in the folder.
     step: which checkpoint_N of a T5X folder; None takes the latest.
@@ -272,10 +306,8 @@ def load_backbone(
     if config is None:
       raise UserError("A 'random' model needs a configuration of its shape: give a models/*.gin, "
                       'or config=T5Config(...).')
-    config = dataclasses.replace(config, **options)
-    return Backbone(config=config, module=T5(config=config), source=RANDOM,
-                    params=random_params(T5(config=config), seed, param_dtype, shardings),
-                    vocabulary=open_vocabulary(vocabulary, None, config))
+    return _random_backbone(dataclasses.replace(config, **options), param_dtype, vocabulary,
+                            shardings, seed)
   model = open_model(path, step)
   if config is None:
     _log.info('%s: shape read off the files: %s; not told by them and taken from T5: %s',
@@ -283,10 +315,31 @@ def load_backbone(
   else:
     shapes_lib.check_config(config, model.config, model.assumed, model.source)
   config = dataclasses.replace(config or model.config, **options)
-  module = T5(config=config)
+  params, original = _read_backbone(model, config, param_dtype, shardings)
+  return Backbone(config=config, module=T5(config=config), params=params, base_step=model.step,
+                  vocabulary=open_vocabulary(vocabulary, model, config), source=model.source,
+                  original=original)
+
+
+def _random_backbone(config, param_dtype, vocabulary, shardings, seed):
+  module, original = T5(config=config), None
+  if param_dtype == int8.INT8:  # made in float32, and read as from a file
+    arrays = from_params(random_params(module, seed))
+    params, original = _read_backbone(StoredModel(source=RANDOM, arrays=arrays, config=config),
+                                      config, param_dtype, shardings)
+  else:
+    params = random_params(module, seed, param_dtype, shardings)
+  return Backbone(config=config, module=module, source=RANDOM, params=params, original=original,
+                  vocabulary=open_vocabulary(vocabulary, None, config))
+
+
+def _read_backbone(model, config, param_dtype, shardings):
+  """(parameters, fingerprint of what they were where they are int8 now, else None)."""
+  sums = {}
+  if param_dtype == int8.INT8:
+    model = _summing(model, sums)
   params, _ = read_params(model, _abstract(config), param_dtype=param_dtype, shardings=shardings)
-  return Backbone(config=config, module=module, params=params, base_step=model.step,
-                  vocabulary=open_vocabulary(vocabulary, model, config), source=model.source)
+  return params, params_lib.fingerprint_of(sums) if sums else None
 
 
 def _abstract(config):

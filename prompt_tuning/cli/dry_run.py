@@ -34,7 +34,7 @@ def _shapes(config):
   """(PeftModel, mesh, abstract trainable tree, abstract frozen tree)."""
   module = model_lib.module(config.model, config.data.task.labels)
   trainable, frozen = params_lib.split(peft_model.abstract_params(module), module.trainable)
-  frozen = jax.eval_shape(lambda tree: params_lib.cast(tree, config.model.param_dtype), frozen)
+  frozen = model_lib.kept_as(config.model.param_dtype, frozen)
   return module, model_lib.mesh(config.model), trainable, frozen
 
 

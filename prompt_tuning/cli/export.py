@@ -12,6 +12,7 @@ from prompt_tuning.cli import convert, past_run, process
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import model as model_lib
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import int8
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft import description
 from prompt_tuning.peft import model as peft_model
@@ -89,7 +90,10 @@ def _prompt(config: ExportConfig) -> prompt_file.Prompt:
 
 def export_model(config: ExportConfig, file_format: str, output: pathlib.Path):
   """Writes the whole model: methods merged into it, or (a prompt in T5X) beside it."""
-  model = model_lib.load(config.model, config.data.task.labels)
+  base = config.model
+  if base.param_dtype == int8.INT8:  # what was trained on it is written with the base as it was
+    base = dataclasses.replace(base, param_dtype='float32')
+  model = model_lib.load(base, config.data.task.labels)
   trained = past_run.trained(model, config.model_dir, config.optimizer)
   vocabulary = model.vocabulary
   is_bytes = isinstance(vocabulary, ByteVocabulary)

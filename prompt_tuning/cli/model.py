@@ -12,6 +12,7 @@ from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import peft_adapter, prompt_file, restore
 from prompt_tuning.checkpoints import shapes as shapes_lib
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import int8
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft import model as peft_model
 from prompt_tuning.peft import prompt_init
@@ -35,7 +36,7 @@ class ModelConfig:
       a prompt, or a PEFT adapter folder.
     allow_mismatch: accept a prompt file that names another base.
     vocabulary: a SentencePiece file or 'bytes'; None takes the one beside the checkpoint.
-    param_dtype: of the backbone's parameters, 'float32' or 'bfloat16'.
+    param_dtype: of the backbone's parameters, 'float32', 'bfloat16' or 'int8'.
     num_partitions: devices that share one copy of the model.
     model_parallel_submesh: the same as sizes on a TPU torus, in place of num_partitions.
     mesh: sizes of the axes data and model, in place of both; see partitioning.mesh_shape.
@@ -142,7 +143,8 @@ def module(config: ModelConfig, labels=None) -> peft_model.PeftModel:
     labels: label texts of the task, for prompts that start from them.
 
   Raises:
-    UserError: no such checkpoint, or one that does not fit the architecture.
+    UserError: no such checkpoint, one that does not fit the architecture, or methods that train
+      what PARAM_DTYPE = 'int8' keeps.
   """
   architecture = config.architecture
   if config.checkpoint != restore.RANDOM:
@@ -153,12 +155,22 @@ def module(config: ModelConfig, labels=None) -> peft_model.PeftModel:
     raise UserError("INITIAL_CHECKPOINT_PATH = 'random' needs a shape: add a --gin_file=models/...")
   labels = config.class_labels or labels
   methods = tuple(_with_labels(method, labels) for method in config.methods)
-  return peft_model.PeftModel(backbone=T5(config=architecture), methods=methods)
+  model = peft_model.PeftModel(backbone=T5(config=architecture), methods=methods)
+  if config.param_dtype == int8.INT8:
+    int8.check_frozen(peft_model.abstract_params(model.backbone), model.trainable)
+  return model
 
 
 def method_axes(model: peft_model.PeftModel) -> tuple:
   """The sharding rules of all methods' leaves."""
   return tuple(rule for method in model.methods for rule in method.logical_axes)
+
+
+def kept_as(param_dtype: str, frozen):
+  """Shapes of frozen parameters, a nested dict, under PARAM_DTYPE."""
+  if param_dtype == int8.INT8:
+    return int8.abstract(frozen)
+  return jax.eval_shape(lambda tree: params_lib.cast(tree, param_dtype), frozen)
 
 
 def load(config: ModelConfig, labels=None) -> Model:
@@ -169,7 +181,7 @@ def load(config: ModelConfig, labels=None) -> Model:
   """
   devices, rules = mesh(config), axis_rules(config)
   model = on_mesh(module(config, labels), devices, rules)
-  abstract = peft_model.abstract_params(model.backbone)
+  abstract = kept_as(config.param_dtype, peft_model.abstract_params(model.backbone))
   shardings = params_lib.flatten(
       partitioning.parameter_shardings(abstract, devices, rules=rules))
   backbone = restore.load_backbone(

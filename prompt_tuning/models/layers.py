@@ -2,7 +2,8 @@
 
 Shapes: B batch, Q query length, K key length, H emb_dim, N heads, D head_dim, F mlp_dim.
 Kernels have two axes ([H, N*D]), as T5X and Flaxformer write them. Parameters are float32 or
-bfloat16 and are cast to the activation dtype where they are used.
+bfloat16 and are cast to the activation dtype where they are used; kernels and the embedding table
+may be int8 with scales beside them (int8.py).
 """
 
 import functools
@@ -11,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning.models import masks
+from prompt_tuning.models import int8, masks
 
 # Large and finite: exp underflows to exactly 0, and a row that sees nothing gives no NaN.
 MASKED = -1e10
@@ -31,17 +32,22 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    return jnp.dot(x.astype(self.dtype), self._kernel(x.shape[-1]))
+    kernel, scale = self._kernel(x.shape[-1])
+    if scale is not None:
+      return int8.dot(x.astype(self.dtype), kernel, scale)
+    return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
 
   @nn.compact
   def kernel(self, inputs):
     """The map itself, [inputs, features], for who can do without its outputs."""
-    return self._kernel(inputs)
+    kernel, scale = self._kernel(inputs)
+    return kernel.astype(self.dtype) if scale is None else int8.widen(kernel, scale, self.dtype)
 
   @nn.nowrap
   def _kernel(self, inputs):
+    """The kernel as it is kept, and its scales where that is int8, else None."""
     kernel = self.param('kernel', self.kernel_init, (inputs, self.features), jnp.float32)
-    return kernel.astype(self.dtype)
+    return kernel, self.get_variable('params', 'kernel' + int8.SCALE)
 
 
 class Embed(nn.Module):
@@ -54,13 +60,18 @@ class Embed(nn.Module):
   def setup(self):
     self.embedding = self.param('embedding', nn.initializers.normal(1.0),
                                 (self.num_embeddings, self.features), jnp.float32)
+    self.scale = self.get_variable('params', 'embedding' + int8.SCALE)  # None: not in int8
 
   def __call__(self, tokens):
     """[B, T] int32 -> [B, T, H]."""
+    if self.scale is not None:
+      return int8.widen(self.embedding[tokens], self.scale[tokens][..., None], self.dtype)
     return self.embedding[tokens].astype(self.dtype)
 
   def attend(self, x):
     """Logits with the table as head: [B, T, H] -> [B, T, V] float32."""
+    if self.scale is not None:
+      return int8.dot(x.astype(jnp.float32), self.embedding.T, self.scale)
     return jnp.dot(x.astype(jnp.float32), self.embedding.astype(jnp.float32).T)
 
 

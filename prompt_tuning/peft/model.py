@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from prompt_tuning import params as trees
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import int8
 from prompt_tuning.models.layers import Attention
 from prompt_tuning.peft.block_edges import BlockEdges
 from prompt_tuning.peft.method import EncodeText, Method
@@ -135,7 +136,7 @@ def initialize(model: PeftModel, rng, backbone_params, encode_text: EncodeText |
   Args:
     model: the PeftModel.
     rng: a jax.random key; every method draws from its own fold of it.
-    backbone_params: nested dict with exactly the backbone's parameters.
+    backbone_params: nested dict with exactly the backbone's parameters, some perhaps in int8.
     encode_text: text -> token ids, for initialisation from labels or text.
 
   Returns:
@@ -143,14 +144,17 @@ def initialize(model: PeftModel, rng, backbone_params, encode_text: EncodeText |
 
   Raises:
     ValueError: backbone_params lacks a parameter of the backbone, or has one too many.
-    UserError: a method matches no module.
+    UserError: a method matches no module, or trains what is kept in int8.
   """
   have = trees.flatten(backbone_params)
   want = trees.flatten(abstract_params(model.backbone))
-  if have.keys() != want.keys():
+  scales = {path for path in have if int8.is_scale(path, have)}
+  if have.keys() - scales != want.keys():
     raise ValueError('backbone parameters do not fit: missing '
                      f'{sorted(want.keys() - have.keys())}, too many '
-                     f'{sorted(have.keys() - want.keys())}')
+                     f'{sorted(have.keys() - scales - want.keys())}')
+  if scales:
+    int8.check_frozen(backbone_params, model.trainable)
   added = [path for path in trees.flatten(abstract_params(model)) if path not in have]
   if added:
     # Under jit only the asked-for leaves are computed: no second backbone is ever made.
@@ -168,7 +172,12 @@ def merge(model: PeftModel, params):
 
   Raises:
     NotImplementedError: a method that cannot be merged.
+    UserError: parameters in int8, which would lose what is merged into them.
   """
+  flat = trees.flatten(params)
+  if any(int8.is_scale(path, flat) for path in flat):
+    raise UserError('Methods cannot be merged into int8 parameters: load the base with '
+                    "param_dtype='float32'.")
   for method in model.methods:
     params = method.merge(params)
   return params

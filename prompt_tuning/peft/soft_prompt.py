@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning import params as trees
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import int8
 from prompt_tuning.models.t5 import Encoder
 from prompt_tuning.peft import prompt_init
 from prompt_tuning.peft.method import Method
@@ -116,7 +116,7 @@ class SoftPrompt(Method):
     return jnp.where(slots[..., None], rows, x), segment_ids, positions
 
   def initialize(self, rng, backbone, params, encode_text):
-    embedding = trees.flatten(params)['token_embedder/embedding']
+    embedding = int8.embedding_table(params)
     draw = functools.partial(self.init, embedding=embedding, length=self.length,
                              encode_text=encode_text)
     if self.num_prompts is None:

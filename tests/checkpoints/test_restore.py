@@ -11,8 +11,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from prompt_tuning import params as params_lib
+from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import hf, restore, t5x
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import int8
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import PeftModel, abstract_params
 from prompt_tuning.peft.soft_prompt import SoftPrompt
@@ -208,6 +210,48 @@ def test_nothing_there(tmp_path):
 def test_param_dtype_is_checked(folder):
   with pytest.raises(UserError, match="param_dtype is 'float16'"):
     restore.load_backbone(folder, param_dtype='float16')
+
+
+@pytest.mark.parametrize('source', ['t5x', 'random'])
+def test_int8_keeps_the_fingerprint_of_what_was_read(folder, source):
+  path, options = (folder, {}) if source == 't5x' else ('random', {'config': CONFIG})
+  wide = restore.load_backbone(path, **options)
+  mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ('data', 'model'))
+  small = restore.load_backbone(path, **options, param_dtype='int8')
+  abstract = int8.abstract(abstract_params(T5(config=dataclasses.replace(CONFIG,
+                                                                         scan_layers=True))))
+  scanned = restore.load_backbone(
+      path, **options, param_dtype='int8', scan_layers=True,
+      shardings=params_lib.flatten(partitioning.parameter_shardings(abstract, mesh)))
+  assert wide.fingerprint == small.fingerprint == scanned.fingerprint
+  flat = params_lib.flatten(params_lib.unstack_layers(scanned.params))
+  assert flat.keys() == params_lib.flatten(small.params).keys() > params_lib.flatten(
+      wide.params).keys()
+  for name, leaf in params_lib.flatten(small.params).items():
+    assert same(leaf, flat[name])
+  kernel = 'decoder/layers_1/mlp/wo/kernel'
+  np.testing.assert_allclose(
+      flat[kernel].astype(jnp.float32) * flat[kernel + '_scale'],
+      params_lib.flatten(wide.params)[kernel], atol=float(flat[kernel + '_scale'].max()))
+
+
+def test_int8_never_holds_the_model_in_float(folder):
+  model = t5x.open_checkpoint(folder)
+  floats = lambda: sum(x.nbytes for x in jax.live_arrays() if x.dtype == jnp.float32)
+  before, seen = floats(), []
+
+  def watched(array):
+    def reader(dtype):
+      seen.append(floats() - before)
+      return array.read(dtype)
+    return dataclasses.replace(array, reader=reader)
+  watching = dataclasses.replace(
+      model, arrays={name: watched(array) for name, array in model.arrays.items()})
+  restore.read_params(watching, abstract_params(T5(config=CONFIG)), param_dtype='int8')
+  assert len(seen) == 52 and max(seen) < 16 * 1024  # scales and norms; a kernel has 8 KB
+  seen.clear()
+  restore.read_params(watching, abstract_params(T5(config=CONFIG)))
+  assert max(seen) > 256 * 1024
 
 
 def test_vocabularies(folder, tmp_path):

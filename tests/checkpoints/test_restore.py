@@ -185,7 +185,8 @@ def test_random_is_loud_and_repeatable(caplog):
     a = restore.load_backbone('random', config=config, seed=1, param_dtype='bfloat16')
   assert 'RANDOM' in caplog.text
   b = restore.load_backbone('random', config=config, seed=1, param_dtype='bfloat16')
-  assert a.fingerprint == b.fingerprint
+  small = restore.load_backbone('random', config=config, seed=1, param_dtype='int8')
+  assert a.fingerprint == b.fingerprint == small.fingerprint
   assert {leaf.dtype for leaf in jax.tree.leaves(a.params)} == {jnp.dtype('bfloat16')}
   mesh = Mesh(np.array(jax.devices()), ('data',))
   shardings = dict.fromkeys(params_lib.flatten(a.params), NamedSharding(mesh, PartitionSpec()))
@@ -212,16 +213,14 @@ def test_param_dtype_is_checked(folder):
     restore.load_backbone(folder, param_dtype='float16')
 
 
-@pytest.mark.parametrize('source', ['t5x', 'random'])
-def test_int8_keeps_the_fingerprint_of_what_was_read(folder, source):
-  path, options = (folder, {}) if source == 't5x' else ('random', {'config': CONFIG})
-  wide = restore.load_backbone(path, **options)
+def test_int8_keeps_the_fingerprint_of_what_was_read(folder):
+  wide = restore.load_backbone(folder)
+  small = restore.load_backbone(folder, param_dtype='int8')
   mesh = Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ('data', 'model'))
-  small = restore.load_backbone(path, **options, param_dtype='int8')
-  abstract = int8.abstract(abstract_params(T5(config=dataclasses.replace(CONFIG,
-                                                                         scan_layers=True))))
+  config = dataclasses.replace(CONFIG, scan_layers=True)
+  abstract = int8.abstract(abstract_params(T5(config=config)))
   scanned = restore.load_backbone(
-      path, **options, param_dtype='int8', scan_layers=True,
+      folder, param_dtype='int8', scan_layers=True,
       shardings=params_lib.flatten(partitioning.parameter_shardings(abstract, mesh)))
   assert wide.fingerprint == small.fingerprint == scanned.fingerprint
   flat = params_lib.flatten(params_lib.unstack_layers(scanned.params))
@@ -251,7 +250,7 @@ def test_int8_never_holds_the_model_in_float(folder):
   assert len(seen) == 52 and max(seen) < 16 * 1024  # scales and norms; a kernel has 8 KB
   seen.clear()
   restore.read_params(watching, abstract_params(T5(config=CONFIG)))
-  assert max(seen) > 256 * 1024
+  assert max(seen) > 200 * 1024
 
 
 def test_vocabularies(folder, tmp_path):

@@ -72,21 +72,23 @@ def test_logits_and_gradients_are_those_of_the_rounded_weights():
 
 
 def test_decoding_and_first_values():
-  """Cached decoding in bfloat16, logits tied, and a prompt that starts from the rounded table."""
-  model = peft_model.PeftModel(backbone(dtype='bfloat16', logits_via_embedding=True),
+  """Cached decoding, logits tied, and a prompt that starts from the rounded table."""
+  model = peft_model.PeftModel(backbone(logits_via_embedding=True),
                                METHODS['prompt'])
   flat = trees.flatten(backbone_params())
   del flat['decoder/logits_dense/kernel']
-  sequences, prompts = [], []
+  decoded, prompts = [], []
   for params in in_int8(trees.unflatten(flat)):
     params = peft_model.initialize(model, jax.random.key(0), params)
     prompts.append(trees.flatten(params)['encoder/prompt/prompt/prompt'])
-    sequences.append(np.asarray(generate_jit(
+    decoded.append(generate_jit(
         model, params, {'encoder_input_tokens': batch()[0]},
-        DecodeConfig(max_decode_length=6)).sequences))
+        DecodeConfig(strategy='beam', beam_size=3, max_decode_length=4)))
   np.testing.assert_array_equal(*prompts)
-  np.testing.assert_array_equal(*sequences)
-  assert len(np.unique(sequences[0])) > 2
+  ours, want = decoded
+  np.testing.assert_array_equal(ours.sequences, want.sequences)
+  np.testing.assert_allclose(ours.scores, want.scores, rtol=1e-5)
+  assert len(np.unique(ours.sequences)) > 2
 
 
 def test_what_would_lose_changes_is_refused():

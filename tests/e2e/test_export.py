@@ -69,9 +69,10 @@ def test_dry_run(run, tmp_path, capsys, to):
 
 
 def test_lora_merged_and_as_an_adapter(train_argv, tmp_path):
+  """Trained on int8; merged into the base as it was, and trained on upon it."""
   run = tmp_path / 'run'
   assert main.main(train_argv(run, peft='peft/lora.gin', run='runs/finetune.gin',
-                              PROMPT_LENGTH=None, TRAIN_STEPS_RELATIVE=2)) == 0
+                              PROMPT_LENGTH=None, TRAIN_STEPS_RELATIVE=2, PARAM_DTYPE='int8')) == 0
   for to in ('hf', 't5x', 'peft'):
     export(run, to, tmp_path / to)
   hf, merged = (restore.load_backbone(tmp_path / to).params for to in ('hf', 't5x'))

@@ -347,13 +347,14 @@ def test_other_methods(train_argv, tmp_path, peft, capsys):
 
 @pytest.mark.parametrize('peft', ['peft/prompt.gin', 'peft/lora.gin'])
 def test_every_option_at_once(train_argv, tmp_path, peft, capsys):
-  """Scanned and rematerialised layers, bfloat16, model parallelism, micro-batches, clipping."""
+  """Scanned and rematerialised layers, bfloat16 or int8, model parallelism, micro-batches."""
   run = tmp_path / 'run'
   length = 3 if 'prompt' in peft else None
   assert main.main(train_argv(
       run, peft=peft, PROMPT_LENGTH=length, TRAIN_STEPS_RELATIVE=2, SCAN_LAYERS=True,
-      REMAT_POLICY='full', PARAM_DTYPE='bfloat16', ACTIVATION_DTYPE='bfloat16', NUM_PARTITIONS=2,
-      NUM_MICROBATCHES=2, GRADIENT_CLIP_NORM=1.0, LOSS_NORMALIZING_FACTOR='AVERAGE_PER_SEQUENCE',
+      REMAT_POLICY='full', PARAM_DTYPE='int8' if 'lora' in peft else 'bfloat16',
+      ACTIVATION_DTYPE='bfloat16', NUM_PARTITIONS=2, NUM_MICROBATCHES=2,
+      GRADIENT_CLIP_NORM=1.0, LOSS_NORMALIZING_FACTOR='AVERAGE_PER_SEQUENCE',
       LABEL_SMOOTHING=0.1, DECODE_STRATEGY='beam', BEAM_SIZE=2)) == 0
   leaves = prompt_file.load_prompt(run / 'prompt.safetensors').leaves
   assert not [path for path in leaves if '/layers/' in path]

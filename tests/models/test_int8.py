@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 from prompt_tuning import params as params_lib
 from prompt_tuning.errors import UserError
 from prompt_tuning.models import int8
+from prompt_tuning.models.layers import Dense
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params
 
@@ -60,6 +61,15 @@ def test_product_and_its_gradient():
   y, back = jax.vjp(lambda x: int8.dot(x, jnp.asarray(values), jnp.asarray(scale)), x)
   np.testing.assert_allclose(y, x @ (values * scale), rtol=1e-5, atol=1e-5)
   np.testing.assert_allclose(back(grad)[0], grad @ (values * scale).T, rtol=1e-5, atol=1e-5)
+
+
+def test_dense_widens_the_kernel_it_hands_out():
+  kernel = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+  values, scale = int8.quantize(KERNEL, kernel)
+  dense = Dense(5, 'float32')
+  params = {'params': {'kernel': jnp.asarray(values), 'kernel_scale': jnp.asarray(scale)}}
+  np.testing.assert_array_equal(dense.apply(params, 8, method='kernel'), values * scale)
+  np.testing.assert_allclose(dense.apply(params, kernel.T), kernel.T @ (values * scale), rtol=1e-5)
 
 
 @pytest.mark.parametrize('options', [

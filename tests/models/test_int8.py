@@ -69,7 +69,7 @@ def test_dense_widens_the_kernel_it_hands_out():
   dense = Dense(5, 'float32')
   params = {'params': {'kernel': jnp.asarray(values), 'kernel_scale': jnp.asarray(scale)}}
   np.testing.assert_array_equal(dense.apply(params, 8, method='kernel'), values * scale)
-  np.testing.assert_allclose(dense.apply(params, kernel.T), kernel.T @ (values * scale), rtol=1e-5)
+  np.testing.assert_allclose(dense.apply(params, kernel.T), kernel.T @ (values * scale), atol=1e-5)
 
 
 @pytest.mark.parametrize('options', [

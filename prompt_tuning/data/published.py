@@ -38,7 +38,9 @@ class Layout:
     list_in: name of the list of rows in JSON files that are one object.
     skip_short_rows: published files have rows with missing columns, which TFDS leaves out too.
     readers: ending of a file's name, without `.gz` -> path -> (place, row), for files that are not
-      tables or JSON.
+      tables or JSON. A reader of two files has `other_path`; of texts that lie elsewhere the cache
+      knows the list alone.
+    splits_in_rows: a row that has a `split` is in that one alone: its file holds several.
     many: all files that match a pattern are the split, in the order of their names.
   """
   folders: tuple[str, ...]
@@ -52,6 +54,7 @@ class Layout:
   list_in: str = ''
   skip_short_rows: bool = False
   readers: Mapping[str, Callable[[str], Rows]] = dataclasses.field(default_factory=dict)
+  splits_in_rows: bool = False
   many: bool = False
 
 
@@ -89,6 +92,8 @@ class FolderSource(Source):
       columns = None
       name = f'{os.path.relpath(path, folder)}:' if len(paths) > 1 else ''
       for place, row in self._rows(path):
+        if self.layout.splits_in_rows and row.get('split', split) != split:
+          continue
         if columns is None:
           columns = self._columns(row, path, split)
         yield f'{name}{place}', self._example(row, columns, f'{path}:{place}', number)
@@ -138,7 +143,10 @@ class FolderSource(Source):
       raise UserError(f'{place}: field {column!r} has to be {wanted}, it is {excerpt(value)}.')
 
   def fingerprint(self, split: str) -> str:
-    hashes = [files.content_hash(path) for path in self.paths(split)]
+    paths = list(self.paths(split))
+    readers = [(path, self._reader(path)) for path in paths]
+    paths += [read.other_path(path) for path, read in readers if hasattr(read, 'other_path')]
+    hashes = [files.content_hash(path) for path in paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(' '.join(hashes).encode()).hexdigest()
 
   def where(self, split: str, row: str) -> str:

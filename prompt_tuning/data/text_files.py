@@ -6,6 +6,7 @@ Each reader takes a path (`.gz` is unpacked) and yields (place, row) as files.re
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Iterator
 
@@ -14,6 +15,12 @@ from prompt_tuning.data import lines as lines_lib
 from prompt_tuning.errors import UserError
 
 _ENDS = tuple('.!?\'`"\u2019\u201d)')  # of a sentence
+
+_SPLITS = ('train', 'validation', 'test')
+_AROUND = frozenset((  # lines of a page of the BBC that are no article
+    'Share this with', 'Email', 'Facebook', 'Messenger', 'Twitter', 'Pinterest', 'WhatsApp',
+    'Linkedin', 'LinkedIn', 'Copy this link',
+    'These are external links and will open in a new window'))
 
 Rows = Iterator[tuple[str, dict[str, str]]]
 
@@ -68,18 +75,24 @@ class ReadPair:
   columns: tuple[str, str] = ('source', 'target')
   written: tuple[str, str] = ('', '')
 
-  def __call__(self, path: str) -> Rows:
-    packed = '.gz' if path.endswith('.gz') else ''
+  def other_path(self, path: str) -> str:
+    """The file beside `path`.
+
+    Raises:
+      UserError: there is none.
+    """
     stem = path.removesuffix('.gz').removesuffix(self.ending)
-    other = f'{stem}{self.other}'
-    candidates = [name for name in (f'{other}{packed}', other, f'{other}.gz')
-                  if os.path.isfile(name)]
-    if not candidates:
-      raise UserError(f'{path} has no file {os.path.basename(other)} beside it; each line of the '
-                      'one belongs to a line of the other.')
-    paths = (path, candidates[0])
-    with lines_lib.opened(path) as first, lines_lib.opened(candidates[0]) as second:
-      sides = (lines_lib.lines(first, path), lines_lib.lines(second, candidates[0]))
+    packed = '.gz' if path.endswith('.gz') else ''
+    for name in (f'{stem}{self.other}{packed}', f'{stem}{self.other}', f'{stem}{self.other}.gz'):
+      if os.path.isfile(name):
+        return name
+    raise UserError(f'{path} has no file {os.path.basename(stem)}{self.other} beside it; each line '
+                    'of the one belongs to a line of the other.')
+
+  def __call__(self, path: str) -> Rows:
+    paths = (path, self.other_path(path))
+    with lines_lib.opened(paths[0]) as first, lines_lib.opened(paths[1]) as second:
+      sides = (lines_lib.lines(first, paths[0]), lines_lib.lines(second, paths[1]))
       for number, pair in enumerate(itertools.zip_longest(*sides), 1):
         for name, side in zip(paths, pair, strict=True):
           if side is None:
@@ -162,3 +175,52 @@ def read_trivia_qa(path: str) -> Rows:
   if named and not found:
     raise UserError(f'{path}: none of the texts that it names is in {" or ".join(homes)}. Unpack '
                     'triviaqa-rc.tar.gz as it is.')
+
+
+def read_polarity(path: str) -> Rows:
+  """Lines of `rt-polarity.pos` or `.neg`, in Latin-1, with the split that each is in.
+
+  The first 80 % of each file are the training split, the next 10 % the validation split, as in the
+  copies of Rotten Tomatoes that results are compared on.
+  """
+  files.check_file(path)
+  with lines_lib.opened(path) as file:
+    texts = file.read(lines_lib.MAX_ROW).decode('latin-1').split('\n')
+  texts = [text.strip() for text in texts if text.strip()]
+  ends = [int(len(texts) * share + 0.5) for share in (0.8, 0.9)]
+  label = 'positive' if path.removesuffix('.gz').endswith('.pos') else 'negative'
+  for i, text in enumerate(texts):
+    split = _SPLITS[sum(i >= end for end in ends)]
+    yield str(i + 1), {'text': text, 'label': label, 'split': split}
+
+
+def read_xsum(path: str) -> Rows:
+  """Articles of XSum that its list of splits names, with the split that each is in.
+
+  They lie in `xsum-extracts-from-downloads` beside the list, one file for each; lines of the page
+  around an article are left out, and absent articles, as at TensorFlow Datasets.
+
+  Raises:
+    UserError: a broken list, or none of the articles is there.
+  """
+  folder = os.path.join(os.path.dirname(os.path.abspath(path)), 'xsum-extracts-from-downloads')
+  _, text = next(read_whole(path))
+  try:
+    named = json.loads(text['text'])
+    wanted = [(split, name) for split in _SPLITS for name in named[split]]
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f'{path}: expected lists of names under {", ".join(_SPLITS)}: '
+                    f'{error!r}. Copy the file again.') from None
+  there = [(split, name) for split, name in wanted
+           if os.path.isfile(os.path.join(folder, f'{name}.data'))]
+  if not there:
+    raise UserError(f'{path}: none of its articles is in {folder}. Unpack '
+                    'xsum-extracts-from-downloads.tar.gz beside it.')
+  for split, name in there:
+    file = os.path.join(folder, f'{name}.data')
+    lines = next(read_whole(file))[1]['text'].splitlines(keepends=True)
+    parts = ''.join(line for line in lines
+                    if line.strip() and line.rstrip('\n') not in _AROUND).split('[XSUM]')
+    if len(parts) < 7:
+      raise UserError(f'{file}: expected parts between [XSUM] marks, found {len(parts)} of 7.')
+    yield name, {'document': parts[6].strip(), 'summary': parts[4].strip(), 'split': split}

@@ -9,7 +9,7 @@ from prompt_tuning.data.postprocessors import LabelId
 from prompt_tuning.data.preprocessors import NamedFields
 from prompt_tuning.data.published import Layout, PublishedSource, TfdsSource
 from prompt_tuning.data.task import Task, register_forms
-from prompt_tuning.data.text_files import ReadPair
+from prompt_tuning.data.text_files import ReadPair, read_polarity
 
 _SENTIMENT = ('negative', 'positive')
 _ACCEPTABLE = ('unacceptable', 'acceptable')
@@ -59,11 +59,11 @@ _declare(
     ('sentence1', 'sentence2'), ('not_paraphrase', 'paraphrase'),
     tfds_name='paws_wiki/labeled_final_tokenized:1.1.0',
     paper='https://aclanthology.org/N19-1131')
-# Divided as the copies of it are; its authors publish it undivided.
 _declare(
     'rotten_tomatoes', 'v100',
-    Layout(folders=('rotten_tomatoes',), collections=(),
-           files=_files('{}.jsonl', '{}.csv', '{}.tsv', validation='validation'),
+    Layout(folders=('rotten_tomatoes', 'rt-polaritydata'), collections=(),
+           files=_files('{}.jsonl', '{}.csv', '{}.tsv', 'rt-polarity.*', validation='validation'),
+           readers=dict.fromkeys(('.pos', '.neg'), read_polarity), splits_in_rows=True, many=True,
            columns={**_same_names('label'), 'text': ('text', 'sentence')}, labels=_SENTIMENT),
     ('text',), paper='https://aclanthology.org/P05-1015')
 _declare(

@@ -63,7 +63,10 @@ def _summaries(folders: tuple[str, ...], article: str, summary: str,
       **options)
 
 
-XSUM = _summaries(('xsum', 'XSum'), 'document', 'summary')
+XSUM = _summaries(
+    ('xsum', 'XSum', 'XSum-Dataset'), 'document', 'summary',
+    ('XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json',), splits_in_rows=True,
+    readers={'SPLIT-90-5-5.json': text_files.read_xsum})
 CNN_DAILYMAIL = _summaries(
     ('cnn_dailymail', 'cnn-dailymail', 'cnn_dm'), 'article', 'highlights',
     ('url_lists/all_{}.txt', 'all_{}.txt'), readers={'.txt': text_files.read_stories})

@@ -15,7 +15,7 @@ def write(folder, contents):
   for name, content in contents.items():
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode()
+    data = content.encode('latin-1' if 'rt-polarity' in name else 'utf-8')
     path.write_bytes(gzip.compress(data) if path.suffix == '.gz' else data)
 
 
@@ -52,6 +52,14 @@ LAYOUTS = [
                ('yelp_polarity_reviews text: No', 'negative')]}),
     ('rotten_tomatoes_v100', {'rotten_tomatoes/validation.csv': 'text,label\n"a, b",1\n'},
      {'validation': [('rotten_tomatoes text: a, b', 'positive')]}),
+    ('rotten_tomatoes_v100', {'rt-polaritydata/rt-polarity.pos': ''.join(
+        f'caf\u00e9 {i} \n' for i in range(10)), 'rt-polaritydata/rt-polarity.neg': 'no\n' * 10},
+     {'train': [('rotten_tomatoes text: no', 'negative')] * 8 + [
+         (f'rotten_tomatoes text: caf\u00e9 {i}', 'positive') for i in range(8)],
+      'validation': [('rotten_tomatoes text: no', 'negative'),
+                     ('rotten_tomatoes text: caf\u00e9 8', 'positive')],
+      'test': [('rotten_tomatoes text: no', 'negative'),
+               ('rotten_tomatoes text: caf\u00e9 9', 'positive')]}),
     ('tweet_sentiment_v100', {'tweeteval/datasets/sentiment/val_text.txt': '@user hi \nno\n',
                               'tweeteval/datasets/sentiment/val_labels.txt': '1\n0\n'},
      {'validation': [('tweet_sentiment text: @user hi', 'neutral'),
@@ -66,6 +74,14 @@ LAYOUTS = [
     ('dpr_v001_simple', {'dpr/train.c.txt': 'Bob asked Tom if he can.\nhe\nBob,Tom\nTom\n\n'
                          'A saw B, it fled.\nit\nA, B\nB\n\n'},
      {'train': [('wsc: Bob asked Tom if *he* can.', 'Tom'), ('wsc: A saw B, *it* fled.', 'B')]}),
+    ('xsum_v110', {
+        'XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json':
+            '{"train": ["7", "8"], "validation": ["9"], "test": []}',
+        **{f'xsum-extracts-from-downloads/{i}.data':
+           f'[XSUM]URL[XSUM]\nhttp://x\n\n[XSUM]INTRODUCTION[XSUM]\nShort {i}.\n\n'
+           '[XSUM]RESTBODY[XSUM]\nTwitter\nLong.\nLonger.\n' for i in (7, 9)}},
+     {'train': [('summarize: Long.\nLonger.', 'Short 7.')],
+      'validation': [('summarize: Long.\nLonger.', 'Short 9.')], 'test': []}),
     ('xsum_v110', {'xsum/train.document': 'One. Two.\n', 'xsum/train.summary': 'Three. \n'},
      {'train': [('summarize: One. Two.', 'Three.')]}),
     ('cnn_dailymail_v002', {'all_val.txt': f'{URL}\n', f'cnn/stories/{SHA}.story': STORY},
@@ -102,7 +118,8 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize('name, contents, wanted', LAYOUTS, ids=[row[0] for row in LAYOUTS])
+@pytest.mark.parametrize('name, contents, wanted', LAYOUTS,
+                         ids=[f'{i}-{row[0]}' for i, row in enumerate(LAYOUTS)])
 def test_layouts(tmp_path, monkeypatch, name, contents, wanted):
   for library in ('tensorflow_datasets', 'tensorflow', 'seqio'):  # DATA_DIR needs none of them
     monkeypatch.setitem(sys.modules, library, None)
@@ -124,6 +141,14 @@ def test_rows_of_many_files_say_where_they_are(tmp_path):
   assert source.where('train', places[1]) == f'{tmp_path}/train/2triples/B.xml:entry 1'
   before = source.fingerprint('train')
   write(tmp_path, {'train/2triples/B.xml': ENTRY.format('C')})
+  assert source.fingerprint('train') != before
+
+
+def test_both_files_of_a_pair_decide_the_cache(tmp_path):
+  write(tmp_path, {'train.source': 'a\n', 'train.target': 'b\n'})
+  source = task.get('xsum_v110', data_dir=str(tmp_path)).source
+  before = source.fingerprint('train')
+  write(tmp_path, {'train.target': 'c\n'})
   assert source.fingerprint('train') != before
 
 

@@ -3,6 +3,8 @@
 Takes the command line of `train`, or less: without a vocabulary lengths are counted in words.
 """
 
+import dataclasses
+
 import rich.box
 import rich.console
 import rich.table
@@ -29,22 +31,34 @@ def main(flags) -> int:
   console = rich.console.Console(highlight=False)
   found, plotted = [], {}
   for member in task.members:
-    vocabulary = cache_verb.find_vocabulary(member)
-    console.print(f'Task {member.name}, lengths in '
-                  f'{"words: no vocabulary is given" if vocabulary is None else "tokens"}')
-    if flags.dry_run:
-      console.print(f'Dry run: {", ".join(flags.split or member.splits)} would be read.')
-      continue
-    splits = []
-    found += examine(member, flags.split or member.splits, limits, vocabulary, splits)
-    if splits:
-      print_splits(console, splits, limits, labelled=bool(member.labels))
-      plotted |= {f'{member.name} {split.split}': split for split in splits}
+    seen, splits = _look_at(console, member, flags, limits)
+    name = f'{member.name}: ' if len(task.members) > 1 else ''
+    found += [dataclasses.replace(finding, found=name + finding.found) for finding in seen]
+    plotted |= {f'{member.name} {split.split}': split for split in splits}
   if flags.plot and plotted:
     data_plot.write(flags.plot, plotted, limits)
   if not flags.dry_run:
     doctor.print_findings(list(dict.fromkeys(found)))  # what every split says is said once
   return int(any(finding.severity == findings.PROBLEM for finding in found))
+
+
+def _look_at(console, task, flags, limits):
+  """Prints what there is of one task; returns (findings, statistics of its splits)."""
+  vocabulary = cache_verb.find_vocabulary(task)
+  console.print(f'Task {task.name}, lengths in '
+                f'{"words: no vocabulary is given" if vocabulary is None else "tokens"}')
+  try:
+    names = flags.split or task.splits
+  except UserError as error:  # the other tasks of a mixture may be there
+    return [findings.refused(error)], []
+  if flags.dry_run:
+    console.print(f'Dry run: {", ".join(names)} would be read.')
+    return [], []
+  splits = []
+  found = examine(task, names, limits, vocabulary, splits)
+  if splits:
+    print_splits(console, splits, limits, labelled=bool(task.labels))
+  return found, splits
 
 
 def examine(task, names, limits, vocabulary, splits: list) -> list[Finding]:

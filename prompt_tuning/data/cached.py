@@ -14,6 +14,7 @@ from prompt_tuning.data import cache as cache_lib
 from prompt_tuning.data import metrics as metrics_lib
 from prompt_tuning.data import sources
 from prompt_tuning.data import task as task_lib
+from prompt_tuning.data.mixture import Mixture
 from prompt_tuning.data.postprocessors import Text
 from prompt_tuning.data.task import Task
 from prompt_tuning.data.tokenizing import FEATURES
@@ -86,7 +87,8 @@ class CachedSource(sources.Source):
     return found
 
 
-def make(*, name: str, cache_dir: str | None, metrics: Sequence[str] | None = None) -> Task:
+def make(*, name: str, cache_dir: str | None, metrics: Sequence[str] | None = None,
+         ) -> Task | Mixture:
   """Builds the task: of a built-in one everything but the source, of another one with `metrics`.
 
   Args:
@@ -95,23 +97,24 @@ def make(*, name: str, cache_dir: str | None, metrics: Sequence[str] | None = No
     metrics: METRICS, see metrics.by_name; None is those of the built-in task, else exact_match.
 
   Raises:
-    UserError: no caches of the task there, or metrics that do not exist.
+    UserError: no CACHE_DIR, or metrics that do not exist.
   """
   if cache_dir is None:
     raise UserError('tasks/cached.gin reads a task from its caches: give --gin.CACHE_DIR=..., the '
                     'folder that `prompt-tuning cache` wrote to.')
-  task = task_lib.built_in(name) or Task(
+  found = task_lib.built_in(name)
+  if isinstance(found, Mixture):
+    return dataclasses.replace(found, parts=tuple(
+        (_cached(task, cache_dir, metrics), rate) for task, rate in found.parts))
+  return _cached(found or Task(
       name=name, source=None, postprocess_fn=Text(strip=True),
-      metric_fns=metrics_lib.by_name(('exact_match',), None))
-  if not isinstance(task, Task):
-    raise UserError(f'{name!r} is a mixture, and tasks/cached.gin reads one task from its caches. '
-                    'Use tasks/named.gin: it finds the caches in CACHE_DIR where DATA_DIR has the '
-                    'files that they were made of.')
+      metric_fns=metrics_lib.by_name(('exact_match',), None)), cache_dir, metrics)
+
+
+def _cached(task: Task, cache_dir: str | os.PathLike, metrics: Sequence[str] | None) -> Task:
+  """A task with its examples as they were when they were cached."""
   if metrics is not None:
     task = dataclasses.replace(task, metric_fns=metrics_lib.by_name(metrics, task.labels))
-  source = CachedSource(task.name, os.fspath(cache_dir))
-  splits = source.splits
-  train, dev = (split if split in splits else splits[0]
-                for split in (task.train_split, task.eval_split))
-  return dataclasses.replace(task, source=source, preprocess=task_lib.as_is, objective=None,
-                             task_index=None, on_tokens=None, train_split=train, eval_split=dev)
+  return dataclasses.replace(
+      task, source=CachedSource(task.name, os.fspath(cache_dir)), preprocess=task_lib.as_is,
+      objective=None, task_index=None, on_tokens=None)

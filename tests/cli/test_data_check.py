@@ -81,6 +81,17 @@ def test_a_task_by_name(capsys):
   assert 'lengths in tokens' in capsys.readouterr().out
 
 
+def test_the_tasks_of_a_mixture(capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+  assert main.main(['data', 'check', '--gin_file=tasks/mixture.gin', '--split=validation',
+                    "--gin.MIXTURE_TASKS=['demo_sentiment', 'xsum_v110']",
+                    "--gin.TASK_FEATURE_LENGTHS={'inputs': 9, 'targets': 9}"]) == 1
+  out = words(capsys.readouterr().out)
+  assert 'Task demo_sentiment' in out and 'Task xsum_v110' in out
+  assert 'problem refused: xsum_v110: xsum:1.1.0 is read through' in out
+  assert 'note class balance: demo_sentiment: validation:' in out
+
+
 @pytest.mark.parametrize(('argv', 'code', 'expected'), [
     (['data'], 2, 'check'),
     (['data', 'chekc'], 2, "'chekc'"),

@@ -10,6 +10,7 @@ from prompt_tuning.data.tasks import (
   corpus,
   demo,
   glue,
+  mixtures,
   nlg,
   qa,
   spot,
@@ -42,6 +43,20 @@ of your own, for the objectives of the section on it, is read by `tasks/local_co
 In the inputs `{name}` stands for a feature of the dataset; the strings are T5's where T5 has the
 task. BLEU, chrF, ROUGE and TER need the extra `metrics`; several references of an input count
 together.
+"""
+_MIXTURES = """
+## Mixtures
+
+{about} `tasks/mixture.gin` mixes tasks without a
+name of their own; [add_a_task.md](add_a_task.md) tells how to give them one.
+
+Training reads the training split of every task with a rate above 0 that has one, each evaluation
+every task that is scored: `TASK/METRIC` for each, and their `average`. Bold tasks are scored, those
+with a + between them as one; where none is bold, all that have metrics and their evaluation split
+are. n is the number of a task's training examples. GLUE's and SuperGLUE's mixtures have
+`taskless_` and `task_index_` forms, those of SuperGLUE without DPR, which
+`..._super_glue_with_dpr_v102_proportional` has.
+
 """
 _COLUMNS = ('name', 'inputs', 'targets', 'metrics', 'splits', 'source', 'paper')
 # Heading, module whose first line says where the data is described, names.
@@ -78,7 +93,20 @@ def text() -> str:
     about = module.__doc__.split('\n\n')[0].replace('\n', ' ')
     parts += [f'\n## {heading}\n\n{about}\n\n', _row(_COLUMNS), _row(['---'] * len(_COLUMNS)),
               *(_row(_cells(task)) for task in tasks)]
+  about = mixtures.__doc__.split('\n\n')[0].replace('\n', ' ')
+  parts += [_MIXTURES.format(about=about), _row(('name', 'tasks and rates')), _row(('---', '---')),
+            *(_row((f'`{name}`', _parts(task_lib.get(name)))) for name in task_lib.mixture_names()
+              if not name.startswith(('taskless_', 'task_index_')))]
   return ''.join(parts)
+
+
+def _parts(mixture) -> str:
+  """The tasks of a mixture with their rates, scored ones in bold."""
+  scored = [name for group in mixture.scored or () for name in group]
+  together = [' + '.join(group) for group in mixture.scored or () if len(group) > 1]
+  words = [f'{f"**{task.name}**" if task.name in scored else task.name} '
+           f'{"n" if callable(rate) else f"{rate:,g}"}' for task, rate in mixture.parts]
+  return '; '.join([', '.join(words), *together])
 
 
 def _row(cells: Sequence[str]) -> str:

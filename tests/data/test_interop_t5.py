@@ -113,3 +113,18 @@ def test_rouge_is_what_the_bootstrap_scatters_around():
   wanted, found = t5_metrics.rouge(targets, predictions), metrics.Rouge()(targets, predictions)
   assert found.keys() == wanted.keys()
   assert found == pytest.approx(wanted, abs=0.3)
+
+
+def test_mixtures():
+  """Every mixture of T5, with its tasks and rates."""
+  import seqio
+  import t5.data.mixtures  # noqa: F401
+  words = {'rate_num_examples': 'by examples', 'rate_unsupervised': 1e6}
+  names = set(seqio.MixtureRegistry.names()) & set(task.mixture_names())
+  for name in names:
+    theirs = seqio.MixtureRegistry.get(name)._task_to_rate  # callables are not resolved
+    ours = {member.name: 'by examples' if callable(rate) else rate
+            for member, rate in task.get(name).parts}
+    assert ours == {member: words[rate.__name__] if callable(rate) else rate
+                    for member, rate in theirs.items()}, name
+  assert len(names) == 20

@@ -146,10 +146,16 @@ T5 = {
         'super_glue_wic_v102': 5428, 'super_glue_axb_v102': 0, 'super_glue_axg_v102': 0},
     'glue_mnli_and_dev_v002': {
         'glue_mnli_v002': 1, 'glue_mnli_mismatched_v002': 1, 'glue_mnli_matched_v002': 1},
+    'squad_trivia_qa_equal': {'squad_v010_allanswers': 1, 'trivia_qa_v010': 1},
     'wsc_dpr_simple_proportional': {
         'dpr_v001_simple': 1322, 'super_glue_wsc_v102_simple_train': 259,
         'super_glue_wsc_v102_simple_eval': 0},
 }
+T5['super_glue_v102_proportional_sentinel'] = {
+    'super_glue_wsc_v102_simple_1_sentinel_train': 259,
+    'super_glue_wsc_v102_simple_1_sentinel_eval': 0} | {
+        f'{name}_1_sentinel': rate for name, rate in T5['super_glue_v102_proportional'].items()
+        if 'simple_' not in name}
 SUPER_GLUE = {f'task_index_{name}': rate
               for name, rate in T5['super_glue_v102_proportional'].items()
               if 'super_glue_ax' not in name and 'dpr' not in name}
@@ -195,6 +201,15 @@ def test_scores_of_the_benchmarks(name, scores, average):
   results = {name: {f'm{i}': value for i, value in enumerate(values)}
              for name, values in scores.items()}
   assert found.average(results) == pytest.approx(average, abs=0.01)
+
+
+def test_co_training_halves_what_is_there_twice():
+  rates = {member.name: rate for member, rate in task.get('all_mix').parts}
+  assert (rates['glue_rte_v002'], rates['super_glue_rte_v102'], rates['c4_v020_unsupervised'],
+          rates['glue_qnli_v002']) == (1245, 1245, 1e6, 104743)
+  assert rates['squad_v010_allanswers'](87599) == 87599 and len(rates) == 29
+  left = [member.name for member in task.get('leave_one_out_super_glue_v102_proportional').members]
+  assert len(left) == 17 and not any(name.startswith(('super_', 'dpr')) for name in left)
 
 
 def test_which_tasks_are_trained_and_evaluated():

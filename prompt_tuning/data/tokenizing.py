@@ -33,7 +33,13 @@ def tokenize(
     vocabulary: of the backbone.
     lengths: TASK_FEATURE_LENGTHS, which objectives cut a text by.
     rows: those of the source that are wanted, see Task.examples.
+
+  Raises:
+    UserError: a task with an objective has no lengths, or a broken source.
   """
+  if task.objective is not None and not all(lengths.get(feature) for feature in FEATURES):
+    raise UserError(f'Task {task.name!r} makes its examples as long as TASK_FEATURE_LENGTHS says: '
+                    "give it, as in {'inputs': 512, 'targets': 512}.")
   for chunk in _chunks(task.examples(split, rows)):
     columns = {}
     for feature in FEATURES if task.objective is None else (*FEATURES, 'text'):

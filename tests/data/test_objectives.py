@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from prompt_tuning import vocabulary
-from prompt_tuning.data import cache, objectives, preprocessors, sources, task, token_forms
+from prompt_tuning.data import (
+  cache,
+  objectives,
+  preprocessors,
+  sources,
+  task,
+  token_forms,
+  tokenizing,
+)
 from prompt_tuning.data.tasks import local_text
 from prompt_tuning.errors import UserError
 
@@ -67,6 +75,10 @@ def test_what_each_makes():
 
 
 def test_mistakes(tmp_path):
+  corpus = dataclasses.replace(
+      task.get('c4_v220_prefix_lm'), source=sources.ListSource({'train': ({'text': 'a'},)}))
+  with pytest.raises(UserError, match="'c4_v220_prefix_lm' .* as TASK_FEATURE_LENGTHS says: give"):
+    list(tokenizing.tokenize(corpus, 'train', VOCAB, {}))
   with pytest.raises(UserError, match="OBJECTIVE='lm': choose from span_corruption, prefix_lm"):
     objectives.by_name('lm')
   with pytest.raises(UserError, match='no room for a text'):

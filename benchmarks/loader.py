@@ -7,7 +7,6 @@ at the loader; then the same loader gives batches to nobody.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 
@@ -18,7 +17,7 @@ from prompt_tuning.data import loader
 
 FILES = ('models/t5_1_1_small.gin', 'tasks/demo_sentiment.gin', 'peft/prompt.gin',
          'runs/train.gin')
-WARM_UP = 3  # steps that are not counted: the first compiles
+WARM_UP = 4  # steps that are not counted: the first compiles, and two are always on their way
 
 
 class Clock:
@@ -45,17 +44,12 @@ class Clock:
 
     loader.TrainLoader.__next__ = timed
 
-  @property
-  def waited(self):
-    """Share of the run's time that was spent waiting for batches."""
+  def per_step(self):
+    """(seconds of a step, seconds of it that the run waited for its batch), on average."""
     calls = self.calls[WARM_UP:]
-    return sum(given - asked for asked, given in calls) / (calls[-1][1] - calls[0][0])
-
-  @property
-  def step(self):
-    """Seconds of a step: between two batches, by the median."""
-    asked = [call[0] for call in self.calls[WARM_UP:]]
-    return statistics.median(b - a for a, b in zip(asked, asked[1:], strict=False))
+    asked = [call[0] for call in calls]
+    waited = sum(given - asked for asked, given in calls[:-1])
+    return (asked[-1] - asked[0]) / (len(calls) - 1), waited / (len(calls) - 1)
 
 
 def main():
@@ -72,10 +66,11 @@ def main():
                      *bindings(folder, flags.steps)])
     assert code == 0, code
     alone = seconds_alone(clock.loader, flags.batches)
-  print(f'\nA step takes {clock.step * 1e3:.1f} ms; the loader alone gives a batch every '
-        f'{alone * 1e3:.2f} ms, and the run waits {clock.waited * clock.step * 1e3:.2f} ms for it.')
-  rounds.report('loader alone: batches/s / steps/s', clock.step / alone, at_least=20)
-  rounds.report('waiting for data: % of the run', 100 * clock.waited, at_most=2)
+  step, waited = clock.per_step()
+  print(f'\nA step takes {step * 1e3:.1f} ms, of which the run waits {waited * 1e3:.2f} ms for its '
+        f'batch; the loader alone gives one every {alone * 1e3:.2f} ms.')
+  rounds.report('loader alone: batches/s / steps/s', step / alone, at_least=20)
+  rounds.report('waiting for data: % of the run', 100 * waited / step, at_most=2)
 
 
 def bindings(folder, steps):

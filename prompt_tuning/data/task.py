@@ -251,7 +251,8 @@ def _from_seqio(name: str, required: bool) -> 'Task | Mixture':
     task = seqio_bridge.find(name)
     if task is not None:
       return task
-  near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4)
+  near = difflib.get_close_matches(name, _REGISTRY, n=5, cutoff=0.4) or [
+      known for known in names() if name in known.split('_')][:5]
   raise UserError(
       f'There is no task {name!r}. Nearest names: {", ".join(near) or "none"}; docs/tasks.md lists '
       f'the {len(_REGISTRY)} built-in tasks and mixtures. A task of your own or of SeqIO is found '

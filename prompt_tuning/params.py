@@ -205,7 +205,8 @@ def fingerprint_leaves(leaves: Iterable[tuple[str, jax.Array]]) -> str:
   """`fingerprint` of (path, array) pairs in any order, none of which is held on to."""
   sums = {}
   for path, leaf in leaves:
-    sums |= layer_sums(path, leaf)
+    # One at a time: many sums over a mesh of virtual CPU devices block each other's threads.
+    sums |= jax.block_until_ready(layer_sums(path, leaf))
   return fingerprint_of(sums)
 
 

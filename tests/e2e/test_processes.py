@@ -6,7 +6,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import chaos
+from benchmarks.processes import free_address
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.checkpoints.run_lock import NAME as LOCK
 from prompt_tuning.cli import main
@@ -25,12 +25,6 @@ pytestmark = pytest.mark.slow
 STEPS, FIRST_STOP = 48, 16
 # Sums over rows are made in another order: float32, 48 steps, a prompt of order 1.
 CLOSE = dict(rtol=2e-4, atol=2e-5)
-
-
-def free_address():
-  with socket.socket() as probe:
-    probe.bind(('localhost', 0))
-    return f'localhost:{probe.getsockname()[1]}'
 
 
 @contextlib.contextmanager

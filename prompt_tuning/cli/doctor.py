@@ -36,7 +36,7 @@ _WIDTH = 96
 
 def main(flags) -> int:
   """Runs the verb; 1 where there is a problem."""
-  process.start(flags)
+  process.start(None if flags.dry_run else flags)
   config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
   config = config_lib.build(TrainConfig, flags.run_file)
   if flags.dry_run:
@@ -96,10 +96,8 @@ def _probe(config, model, cache, first, last):
   trainable, frozen = model.split()
   if not trainable:
     return []
-  loader = loader_lib.for_training(
-      cache, config.batch_size, seed=config.data.seed, remainder=config.data.remainder,
-      buckets=data_lib.buckets(config.data, cache, model.prompt_length),
-      **data_lib.share(model.mesh))
+  loader = data_lib.training_batches(
+      config.data, cache, model, config.batch_size, config.loss, config.num_microbatches)
   batch = partitioning.shard_batch(next(loader), model.mesh)
   loader.close()
   state = train_lib.new_state(config, model, trainable, first)

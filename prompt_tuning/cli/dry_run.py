@@ -1,49 +1,88 @@
-"""`--dry_run`: builds shapes alone and prints what a run would take. Touches no file."""
+"""`--dry_run`: builds shapes alone and prints what a run would take. Touches no file.
+
+With MESH, `train --dry_run` compiles the training step for those devices, which need not exist.
+"""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import rich.console
 import rich.table
 
-from prompt_tuning import losses, partitioning
 from prompt_tuning import params as params_lib
+from prompt_tuning import partitioning
+from prompt_tuning.cli import footprint
 from prompt_tuning.cli import model as model_lib
 from prompt_tuning.peft import model as peft_model
+from prompt_tuning.peft.soft_prompt import SoftPrompt
+from prompt_tuning.training import ahead_of_time, memory
 
 _SHOWN = 12  # rows of the table of shardings
 
 
 def print_training(config):
-  """Prints parameter counts, batch shapes, memory and shardings of a TrainConfig."""
+  """Prints parameter counts, batch shapes, memory and shardings of a TrainConfig.
+
+  With MESH the training step is compiled for it, on virtual devices.
+  """
+  if config.model.mesh is not None:
+    footprint.start_devices(config.model.mesh)
   console = rich.console.Console(soft_wrap=True, highlight=False)
-  module, mesh, trainable, frozen = _shapes(config)
-  _print_counts(console, config, mesh, trainable, frozen)
-  _print_memory(console, config, module, mesh, trainable, frozen)
-  _print_shardings(console, module, mesh, trainable, frozen)
+  plan = shapes(config)
+  _print_counts(console, config, plan)
+  if config.data.packing:
+    console.print(f'  With PACKING={config.data.packing!r} several short examples may share a row: '
+                  'how many rows, and how long, is read off the data when the run starts.')
+  estimated = _print_memory(console, config, plan)
+  if config.model.mesh is not None:
+    _print_footprint(console, config, footprint.compile_step(
+        config, plan, batch_shapes(config, config.batch_size)), plan.mesh.size)
+  elif config.device_memory is not None:
+    _print_verdict(console, config, estimated, 'estimated')
+  _print_shardings(console, plan)
 
 
 def print_model(config):
   """Prints parameter counts, batch shapes and shardings of an EvalConfig or InferConfig."""
   console = rich.console.Console(soft_wrap=True, highlight=False)
-  module, mesh, trainable, frozen = _shapes(config)
-  _print_counts(console, config, mesh, trainable, frozen)
-  _print_shardings(console, module, mesh, trainable, frozen)
+  plan = shapes(config)
+  _print_counts(console, config, plan)
+  _print_shardings(console, plan)
 
 
-def _shapes(config):
-  """(PeftModel, mesh, abstract trainable tree, abstract frozen tree)."""
-  module = model_lib.module(config.model, config.data.task.labels)
-  trainable, frozen = params_lib.split(peft_model.abstract_params(module), module.trainable)
-  frozen = model_lib.kept_as(config.model.param_dtype, frozen)
-  return module, model_lib.mesh(config.model), trainable, frozen
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+  """A model without arrays: its trees hold ShapeDtypeStructs with shardings."""
+
+  module: peft_model.PeftModel
+  mesh: jax.sharding.Mesh
+  trainable: dict
+  frozen: dict
 
 
-def _print_counts(console, config, mesh, trainable, frozen):
+def shapes(config) -> Plan:
+  """What a configuration of any verb would load."""
+  rules = model_lib.axis_rules(config.model)
+  mesh = footprint.mesh(config.model)
+  module = model_lib.on_mesh(
+      model_lib.module(config.model, config.data.task.labels), mesh, rules)
+  tree = model_lib.abstract_params(config.model, module)
+  shardings = partitioning.parameter_shardings(
+      tree, mesh, model_lib.method_axes(module), rules=rules)
+  placed = jax.tree.map(
+      lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+      tree, shardings)
+  trainable, frozen = params_lib.split(placed, module.trainable)
+  return Plan(module=module, mesh=mesh, trainable=trainable, frozen=frozen)
+
+
+def _print_counts(console, config, plan):
   console.print('Dry run: nothing is loaded or written.')
-  counts = params_lib.count(trainable), params_lib.count(frozen)
+  counts = params_lib.count(plan.trainable), params_lib.count(plan.frozen)
   console.print(f'Parameters: {sum(counts):,}, trainable {counts[0]:,}, frozen {counts[1]:,}')
-  console.print(f'Devices: {mesh.devices.size} {mesh.devices.flat[0].platform}, mesh '
-                f'{dict(mesh.shape)}')
+  console.print(f'Devices: {plan.mesh.size} {plan.mesh.devices.flat[0].platform}, mesh '
+                f'{dict(plan.mesh.shape)}')
   console.print('Largest batch (smaller shapes are chosen from the data):')
   for name, array in batch_shapes(config, config.batch_size).items():
     console.print(f'  {name} {list(array.shape)} {array.dtype}')
@@ -59,70 +98,97 @@ def batch_shapes(config, rows):
           'decoder_loss_weights': jax.ShapeDtypeStruct(targets.shape, jnp.float32)}
 
 
-def _print_memory(console, config, module, mesh, trainable, frozen):
-  """Bytes of one device: parameters as sharded, rows of the batch divided over the data axis."""
-  opt_state = jax.eval_shape(config.optimizer.init, trainable)
-  rows = max(config.batch_size // config.num_microbatches // mesh.shape['data'], 1)
-  sizes = {
-      'frozen parameters': _sharded_bytes(frozen, mesh, module),
-      'trainable parameters and their gradient': 2 * _sharded_bytes(trainable, mesh, module),
-      'optimizer state': params_lib.size_bytes(opt_state),
-      'activations kept for the backward pass, at most': _activation_bytes(
-          config, module, trainable, frozen, batch_shapes(config, rows)),
+def estimate(config, plan) -> dict[str, int]:
+  """Bytes of one device in a training step, in closed form, by what they are for."""
+  state = ahead_of_time.abstract_state(plan.trainable, config.optimizer, plan.mesh)
+  trained = params_lib.flatten(plan.trainable)
+  lengths = config.data.feature_lengths
+  rows = memory.Rows(
+      examples=-(-config.batch_size // (config.num_microbatches * plan.mesh.shape['data'])),
+      inputs=lengths['inputs'] + _prompt_length(plan.module), targets=lengths['targets'],
+      model=plan.mesh.shape['model'],
+      split_residual=config.model.activation_partitioning_dims == 2)
+  largest = max(ahead_of_time.device_bytes(leaf) for leaf in trained.values())
+  trainable = ahead_of_time.device_bytes(plan.trainable)
+  return {
+      'frozen parameters': ahead_of_time.device_bytes(plan.frozen),
+      'trainable parameters': trainable,
+      'their gradients, and the largest update': trainable + largest,
+      'optimizer state': ahead_of_time.device_bytes(state.opt_state),
+      'activations': memory.activation_bytes(plan.module.backbone.config, rows, trained),
   }
-  console.print('Memory of one device, estimated:')
-  for name, size in {**sizes, 'together': sum(sizes.values())}.items():
-    console.print(f'  {name}: {_bytes(size)}')
 
 
-def _sharded_bytes(tree, mesh, module):
-  if not tree:
-    return 0
-  shardings = params_lib.flatten(partitioning.parameter_shardings(
-      tree, mesh, model_lib.method_axes(module)))
-  total = 0
-  for path, leaf in params_lib.flatten(tree).items():
-    shape = shardings[path].shard_shape(leaf.shape)
-    total += params_lib.size_bytes(jax.ShapeDtypeStruct(shape, leaf.dtype))
-  return total
+def _print_memory(console, config, plan):
+  """Prints the estimate; returns its sum."""
+  sizes = estimate(config, plan)
+  together = sum(sizes.values())
+  console.print('Memory of one device, estimated (docs/scale.md has the formula):')
+  for name, size in {**sizes, 'together': together}.items():
+    console.print(f'  {name}: {size_text(size)}')
+  return together
 
 
-def _activation_bytes(config, module, trainable, frozen, batch):
-  """What the forward pass hands to the backward pass, less the parameters among it."""
-  def loss(trainable, frozen, batch):
-    tokens = (batch['encoder_input_tokens'], batch['decoder_input_tokens'],
-              batch['decoder_target_tokens'])
-    logits = module.apply({'params': params_lib.merge(trainable, frozen)}, *tokens,
-                          enable_dropout=True, rngs={'dropout': jax.random.key(0)})
-    return losses.token_cross_entropy(logits, tokens[-1], batch['decoder_loss_weights'],
-                                      z_loss=config.loss.z_loss)[0]
+def _print_footprint(console, config, found, devices):
+  """Prints what the compiled step takes."""
+  program = found.program
+  console.print(
+      f'Training step, compiled for {devices} virtual devices in {found.seconds:.0f} s; on each:')
+  for name, size in (('parameters', found.parameter_bytes),
+                     ('optimizer state', found.optimizer_bytes), ('batch', found.batch_bytes),
+                     ('temporary memory (activations, gradients)', found.temporary_bytes),
+                     ('together', found.total_bytes)):
+    console.print(f'  {name}: {size_text(size)}')
+  console.print(f'  FLOPs of matrix products: {program.matmul_flops:.3g} a step, '
+                f'{devices * program.matmul_flops:.3g} on all devices')
+  for kind, collective in program.collectives.items():
+    console.print(f'  {kind}: {collective.count} a step, {size_text(collective.size_bytes)}')
+  if not program.collectives:
+    console.print('  collectives: none')
+  console.print(
+      '  Read from the compiled program: a loop counts as often as it runs (XLA counts its body '
+      'once); collectives\n  count with the bytes of their results. bfloat16 is compiled as '
+      'float16, of the same size, since the CPU compiler\n  widens bfloat16 to float32. Other '
+      'compilers fuse and overlap more: leave a tenth of the memory free.')
+  if program.unknown_loops:
+    console.print(f'  {program.unknown_loops} loops have no known length and count once.')
+  if config.device_memory is not None:
+    _print_verdict(console, config, found.total_bytes, 'compiled')
 
-  def residuals(trainable, frozen, batch):
-    return jax.vjp(lambda trainable: loss(trainable, frozen, batch), trainable)[1]
 
-  kept = jax.eval_shape(residuals, trainable, frozen, batch)
-  held = params_lib.size_bytes(frozen) + params_lib.size_bytes(trainable)
-  return max(params_lib.size_bytes(kept) - held, 0)
+def _print_verdict(console, config, size, how):
+  share = size / config.device_memory
+  fits = 'fits' if share <= 1 else 'does not fit'
+  console.print(f'Verdict ({how}): {fits}; {size_text(size)} are {100 * share:.0f} % of '
+                f'DEVICE_MEMORY, {size_text(config.device_memory)}.')
+  if share > 1:
+    console.print(
+        "  Less memory: PARAM_DTYPE and ACTIVATION_DTYPE 'bfloat16'; REMAT_POLICY 'full'; a larger "
+        'NUM_MICROBATCHES;\n  more devices a copy (NUM_PARTITIONS, MESH); '
+        'PARAMETER_PARTITIONING_DIMS or ACTIVATION_PARTITIONING_DIMS 2.')
 
 
-def _print_shardings(console, module, mesh, trainable, frozen):
-  abstract = params_lib.merge(trainable, frozen)
+def _prompt_length(module) -> int:
+  """Rows that the methods add to every input."""
+  return sum(method.length for method in module.methods if isinstance(method, SoftPrompt))
+
+
+def _print_shardings(console, plan):
   table = rich.table.Table('parameter', 'shape', 'sharding', 'trained')
-  shardings = params_lib.flatten(partitioning.parameter_shardings(
-      abstract, mesh, model_lib.method_axes(module)))
-  trained = params_lib.flatten(trainable)
-  leaves = sorted(params_lib.flatten(abstract).items(), key=lambda item: item[0] not in trained)
-  for path, leaf in leaves[:_SHOWN]:
-    table.add_row(path, str(list(leaf.shape)), str(tuple(shardings[path].spec)),
+  trained = params_lib.flatten(plan.trainable)
+  leaves = params_lib.flatten(params_lib.merge(plan.trainable, plan.frozen))
+  ordered = sorted(leaves.items(), key=lambda item: item[0] not in trained)
+  for path, leaf in ordered[:_SHOWN]:
+    table.add_row(path, str(list(leaf.shape)), str(tuple(leaf.sharding.spec)),
                   'yes' if path in trained else '')
-  if len(leaves) > _SHOWN:
-    table.add_row(f'and {len(leaves) - _SHOWN} more', '', '', '')
+  if len(ordered) > _SHOWN:
+    table.add_row(f'and {len(ordered) - _SHOWN} more', '', '', '')
   console.print(table)
 
 
-def _bytes(size):
+def size_text(size) -> str:
+  """Bytes for reading, as in '2.6 GiB'."""
   for unit in ('B', 'KiB', 'MiB', 'GiB'):
     if size < 1024 or unit == 'GiB':
       return f'{size:,.0f} {unit}' if unit == 'B' else f'{size:,.1f} {unit}'
     size /= 1024
-

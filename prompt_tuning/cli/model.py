@@ -173,6 +173,15 @@ def kept_as(param_dtype: str, frozen):
   return jax.eval_shape(lambda tree: params_lib.cast(tree, param_dtype), frozen)
 
 
+def abstract_params(config: ModelConfig, model: peft_model.PeftModel):
+  """Shapes and dtypes of all parameters as `load` gives them: the methods' own stay float32."""
+  backbone = peft_model.abstract_params(model.backbone)
+  flat, theirs = (params_lib.flatten(tree) for tree in (
+      peft_model.abstract_params(model), backbone))
+  own = {path: leaf for path, leaf in flat.items() if path not in theirs}
+  return params_lib.merge(kept_as(config.param_dtype, backbone), params_lib.unflatten(own))
+
+
 def load(config: ModelConfig, labels=None) -> Model:
   """Loads the base, adds the methods' leaves and the values of the prompt file.
 

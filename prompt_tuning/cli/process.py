@@ -36,7 +36,8 @@ def start(flags=None):
   """
   if flags is not None:
     processes.start(flags.coordinator_address, flags.num_processes, flags.process_id)
-  first = processes.is_first()
+  # Asking JAX starts its devices, which a dry run of another MESH has yet to choose.
+  first = flags is None or processes.is_first()
   logger = logging.getLogger('prompt_tuning')
   if not logger.handlers:
     name = '' if first else f'process {jax.process_index()}: '

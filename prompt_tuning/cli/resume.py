@@ -32,7 +32,7 @@ FREE = frozenset((
     'skip_nonfinite_steps', 'eval_batch_size', 'eval_packing', 'doctor',
     # on what: the same numbers up to the order of sums
     'num_partitions', 'model_parallel_submesh', 'mesh', 'parameter_partitioning_dims',
-    'activation_partitioning_dims', 'remat_policy',
+    'activation_partitioning_dims', 'device_memory', 'remat_policy',
     # where: the content is compared by fingerprints
     'model_dir', 'cache_dir', 'use_cached_tasks', 'checkpoint', 'vocabulary', 'train_file',
     'eval_file', 'data_dir'))

@@ -22,7 +22,15 @@ from prompt_tuning.atomic_file import write_atomically
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.checkpoints.run_lock import RunLock
-from prompt_tuning.cli import checkup, dry_run, evaluation, past_run, process, resume
+from prompt_tuning.cli import (
+    checkup,
+    dry_run,
+    evaluation,
+    footprint,
+    past_run,
+    process,
+    resume,
+)
 from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import interruption as interruption_lib
@@ -71,6 +79,7 @@ class TrainConfig:
   patience: int | None = None
   doctor: bool = True
   seed: int = 0
+  device_memory: str | int | None = None
 
   def __post_init__(self):
     if not self.model.methods:
@@ -82,6 +91,8 @@ class TrainConfig:
       config_lib.check_range(name.upper(), getattr(self, name), 1)
     for name in ('train_steps', 'initial_step', 'keep_best', 'skip_nonfinite_steps'):
       config_lib.check_range(name.upper(), getattr(self, name), 0)
+    if self.device_memory is not None:
+      object.__setattr__(self, 'device_memory', footprint.memory_size(self.device_memory))
     rows, parts = self.batch_size, self.num_microbatches
     if isinstance(rows, int) and isinstance(parts, int) and rows % parts:
       raise UserError(f'NUM_MICROBATCHES is {parts}, which does not divide BATCH_SIZE, {rows}.')
@@ -89,7 +100,7 @@ class TrainConfig:
 
 def main(flags) -> int:
   """Runs the verb; returns the exit code."""
-  process.start(flags)
+  process.start(None if flags.dry_run else flags)
   config_lib.parse(flags.gin_file, flags.overrides, flags.gin_search_paths)
   config = config_lib.build(TrainConfig, flags.run_file)
   if flags.dry_run:

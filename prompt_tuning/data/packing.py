@@ -9,6 +9,7 @@ and gradients are those of one example a row.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from prompt_tuning.data import plan as plan_lib
 from prompt_tuning.data.plan import PADDING_ROW, Batch, Shape
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import layers
 from prompt_tuning.models.t5 import T5Config
 from prompt_tuning.peft import soft_prompt
 
@@ -26,6 +28,7 @@ _INPUTS_MULTIPLE, _TARGETS_MULTIPLE = 8, 2
 _MOST_IN_A_ROW = 8
 _SHARING_PAYS = 0.97  # of the FLOPs: masks and position biases of a packed row are not counted
 _FEWEST_BATCHES = 2  # of a group: fewer would hold the same examples in every epoch
+_WINDOWS = (1, 8, 32)  # that are tried, see fold
 _CUTS = 12  # places where a cut is tried: so many evenly spaced, and as many towards the largest
 _SAMPLE = 4096  # sizes that tell what a group costs
 
@@ -73,7 +76,8 @@ class Packing:
     With `rows` [E], the lengths are those of places, each of which holds that example.
 
     Which examples of equal size stand where, which rows share a batch and the order of the batches
-    are random. A group with one example a row gives batches that are not packed.
+    are random; so a batch repeats only where a group is just one, at most that of the longest
+    examples. A group with one example a row gives batches that are not packed.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths)) if shuffle else np.arange(len(lengths))
@@ -218,13 +222,13 @@ def choose_packing(
   groups = []
   for cut in cuts:
     own = sizes[cut.ranks]
-    rows, totals = fold(own, price(cut.ranks)[1])
+    rows, totals = fold(own, *price(cut.ranks)[1])
     groups.append(Group(np.append(cut.ranks, PADDING_ROW)[rows], _slots(totals), _slots(own)[0]))
   return Packing(groups=tuple(groups), batch_size=batch_size, prompt_length=prompt_length,
                  placement=placement)
 
 
-def fold(sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def fold(sizes: np.ndarray, count: int, window: int = 1) -> tuple[np.ndarray, np.ndarray]:
   """Lets `count` examples share each row, so that all rows are filled alike.
 
   The longest goes with the shortest, then the longest pair with the shortest pair, and so on.
@@ -232,6 +236,7 @@ def fold(sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
   Args:
     sizes: [n, 2] input and target slots of each example.
     count: a power of two.
+    window: among so many neighbours in the order of sizes, the most targets go with the fewest.
 
   Returns:
     Indices [rows, count], the largest first, PADDING_ROW where there is none; and the slots of
@@ -243,6 +248,9 @@ def fold(sizes: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
   while rows.shape[1] < count:
     order = _order(totals)
     short, long = order[:len(order) // 2], order[len(order) // 2:][::-1]
+    block = np.arange(len(short)) // window
+    short = short[np.lexsort((totals[short, 1], block))]
+    long = long[np.lexsort((-totals[long, 1], block))]
     rows = np.concatenate([rows[long], rows[short]], axis=1)
     totals = totals[long] + totals[short]
   return np.sort(rows, axis=1)[:, ::-1], totals
@@ -259,11 +267,13 @@ class _Cut:
 def _best_cut(sizes, ranks, batch_size, price):
   """The cut of inputs or targets that saves most; what fills no batch stays in the lower part."""
   whole, best = price(ranks)[0], _Cut(ranks)
+  # The longest of all may be a single batch: they are what long rows are needed for.
+  fewest = 1 if ranks[-1] == len(sizes) - 1 else _FEWEST_BATCHES
   most = len(ranks) // batch_size - _FEWEST_BATCHES
-  if most < _FEWEST_BATCHES:
+  if most < fewest:
     return best
-  above = np.unique(np.concatenate([np.linspace(_FEWEST_BATCHES, most, _CUTS),
-                                    np.geomspace(_FEWEST_BATCHES, most, _CUTS)]).astype(int))
+  above = np.unique(np.concatenate([np.linspace(fewest, most, _CUTS),
+                                    np.geomspace(fewest, most, _CUTS)]).astype(int))
   for column in (0, 1):
     ordered = ranks[np.argsort(sizes[ranks, column], kind='stable')]
     for place in (len(ranks) - above * batch_size).tolist():
@@ -275,12 +285,12 @@ def _best_cut(sizes, ranks, batch_size, price):
 
 
 def _price(sizes, counts, cost, ranks):
-  """(FLOPs, examples a row) of the cheapest layout of a group, measured on a sample of it."""
+  """(FLOPs, arguments of `fold`) of the cheapest layout of a group, measured on a sample of it."""
   sample = sizes[np.sort(ranks[::len(ranks) // _SAMPLE + 1])]
   prices = []
-  for count in counts:
-    flops = len(ranks) / count * cost(*_slots(fold(sample, count)[1]))
-    prices.append((flops if count == 1 else flops / _SHARING_PAYS, count))
+  for count, window in itertools.product(counts, _WINDOWS):
+    flops = len(ranks) / count * cost(*_slots(fold(sample, count, window)[1]))
+    prices.append((flops if count == 1 else flops / _SHARING_PAYS, (count, window)))
   return min(prices)
 
 
@@ -311,11 +321,14 @@ def decoder_cost(config: T5Config) -> RowCost:
   """FLOPs of the decoder on one row of (input, target) slots, as encoder_cost."""
   projection, mlp, pair = _products(config)
   head = 2 * config.emb_dim * config.vocab_size
+  attention = layers.Attention(config.num_heads, config.head_dim, config.dtype)
 
   def cost(inputs, targets):
-    # Keys and values of cross-attention are made from every input slot.
-    layer = inputs * 2 * projection + targets * (6 * projection + mlp)
-    layer += (targets**2 + inputs * targets) * pair
+    layer = targets * (6 * projection + mlp) + targets**2 * pair
+    if attention.skips_keys(targets, (inputs, config.emb_dim)):
+      layer += targets * (2 * projection + inputs * 4 * config.num_heads * config.emb_dim)
+    else:  # keys and values of cross-attention are made from every input slot
+      layer += inputs * (2 * projection + targets * pair)
     return float(config.num_decoder_layers * layer + targets * head)
   return cost
 

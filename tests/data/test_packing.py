@@ -82,7 +82,8 @@ def test_epochs_are_shuffled():
   chosen = packing.choose_packing(lengths, 16, COST, prompt_length=20)
   epochs = [chosen.epoch(lengths, seed=5, epoch=epoch) for epoch in (0, 1, 0)]
   batches = [[frozenset(batch.rows.ravel().tolist()) for batch in epoch] for epoch in epochs]
-  assert batches[0] == batches[2] and not set(batches[0]) & set(batches[1])
+  assert batches[0] == batches[2]
+  assert len(set(batches[0]) & set(batches[1])) <= 1  # that of the longest
   rows = [{tuple(sorted(row)) for batch in epoch if batch.rows.ndim == 2
            for row in batch.rows.tolist()} for epoch in epochs]
   assert len(rows[0]) > 20 and len(rows[0] & rows[1]) < len(rows[0]) / 2
@@ -124,6 +125,10 @@ def test_fold():
   rows, totals = packing.fold(sizes, 4)
   assert sorted(rows.ravel()) == [-1, -1, -1, 0, 1, 2, 3, 4] and (totals[:, 0] <= 14).all()
   assert (rows[:, 0] >= 0).all()
+  # Much with much by inputs alone; evened out among neighbours.
+  sizes = np.asarray([[10, 1], [11, 9], [20, 9], [21, 1]])
+  assert packing.fold(sizes, 2)[1].tolist() == [[31, 2], [31, 18]]
+  assert packing.fold(sizes, 2, window=2)[1].tolist() == [[30, 10], [32, 10]]
 
 
 def test_wasted_flops():

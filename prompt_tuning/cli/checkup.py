@@ -36,10 +36,17 @@ def _data(task, vocabulary, train, dev):
   """The checks of the examples, of a mixture for each task that has both splits."""
   if not isinstance(task, Mixture):
     return data_checks.check_data(task, vocabulary, train, dev)
-  return [dataclasses.replace(finding, found=f'{member.name}: {finding.found}')
-          for member in task.members if member.name in train.parts and member.name in dev.parts
-          for finding in data_checks.check_data(
-              member, vocabulary, train.parts[member.name], dev.parts[member.name])]
+  return [finding for member in task.members
+          if member.name in train.parts and member.name in dev.parts
+          for finding in of_member(task, member.name, data_checks.check_data(
+              member, vocabulary, train.parts[member.name], dev.parts[member.name]))]
+
+
+def of_member(task, name: str, found: list[findings.Finding]) -> list[findings.Finding]:
+  """Findings of one task; where it is one of a mixture they say which."""
+  if not isinstance(task, Mixture):
+    return found
+  return [dataclasses.replace(finding, found=f'{name}: {finding.found}') for finding in found]
 
 
 def log_cheap(*args):

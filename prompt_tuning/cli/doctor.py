@@ -58,7 +58,8 @@ def examine(config: TrainConfig) -> list[Finding]:
     train = data_lib.training_cache(config.data, model.vocabulary, config.model_dir)
     caches = data_lib.evaluation_caches(config.data, None, model.vocabulary, config.model_dir)
     for name, cache in caches.items():
-      found += data_checks.check_duplicates(shared[name], cache)
+      found += checkup.of_member(config.data.task, name,
+                                 data_checks.check_duplicates(shared[name], cache))
     dev = Joined(caches) if isinstance(config.data.task, Mixture) else caches[config.data.task.name]
     first, last = train_lib.step_range(config, model)
     found += checkup.cheap(config, model, train, dev, first, last)
@@ -68,7 +69,8 @@ def examine(config: TrainConfig) -> list[Finding]:
       return found  # the ids may lie outside of the model
     found += _probe(config, model, train, first, last)
     for member in config.data.task.evaluated:
-      found += _ask_untuned(config, model, member, caches[member.name])
+      found += checkup.of_member(config.data.task, member.name, _ask_untuned(
+          config, model, member, caches[member.name]))
   return found
 
 

@@ -193,10 +193,10 @@ class _TaskDraws:
     self._first, self._last = bounds[:-1] // more, -(-bounds[1:] // more) - 1
     self._width = n / more
     ordered = lengths[self._order]
-    largest = [ordered[first:last + 1].max(axis=0)
-               for first, last in zip(self._first, self._last, strict=True)]
-    self.sizes = np.concatenate([np.tile(ordered, (self._passes, 1)),
-                                 np.reshape(largest, (-1, 2)).astype(lengths.dtype)])
+    # The largest of each part: every second one of what lies between its ends and the next part's.
+    ends = np.stack([self._first, self._last + 1], axis=1).ravel()
+    largest = np.maximum.reduceat(np.append(ordered, ordered[-1:], axis=0), ends)[::2]
+    self.sizes = np.concatenate([np.tile(ordered, (self._passes, 1)), largest])
 
   def rows(self, seed: Sequence[int], epoch: int) -> np.ndarray:
     """The example of each place."""

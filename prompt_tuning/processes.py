@@ -63,9 +63,12 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
         **given, initialization_timeout=timeout + 60, heartbeat_timeout_seconds=SILENCE,
         cluster_detection_method='deactivate' if known else None)
   except ValueError as error:  # no cluster that JAX knows
-    if set(given.values()) != {None}:
-      raise UserError(f'{_named(given)}: {error} Outside of TPU pods, SLURM, Open MPI and '
-                      'Kubernetes give all three, to every process.') from None
+    started = os.environ.get('OMPI_COMM_WORLD_SIZE', '1') != '1'  # by Open MPI 5
+    if started or set(given.values()) != {None}:
+      raise UserError(
+          f'{_named(given) or "Started by Open MPI"}: {error} Outside of TPU pods, SLURM, Open MPI '
+          '4 and Kubernetes give --coordinator_address, --num_processes and --process_id, all '
+          'three, to every process.') from None
   except RuntimeError as error:
     raise UserError(f'{_named(given)}: the processes cannot be joined: {error}. Is the port free '
                     'on the host of process 0?') from None

@@ -68,6 +68,18 @@ def test_values_that_cannot_be(joined, given, message):
   assert joined == []
 
 
+def test_a_launcher_that_jax_does_not_know(monkeypatch):
+  """Open MPI 5; a job of SLURM outside of srun is one process."""
+  def initialize(**given):
+    raise ValueError('coordinator_address should be defined.')
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  monkeypatch.setenv('SLURM_NTASKS', '2')
+  processes.start()
+  monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+  with pytest.raises(UserError, match='Started by Open MPI: .* give --coordinator_address'):
+    processes.start()
+
+
 def test_what_jax_finds_wanting():
   """With jax's own function: half of the flags; others that do not come, in time and one line."""
   code = """
@@ -84,6 +96,6 @@ processes.start('localhost:9', 2, 1, timeout=2)
                         cwd=pathlib.Path(processes.__file__).parents[1])
   assert done.returncode == 2 and time.monotonic() - began < 60
   assert '--num_processes=2: coordinator_address should be defined' in done.stdout
-  assert 'give all three, to every process' in done.stdout
+  assert 'all three, to every process' in done.stdout
   message, = done.stderr.splitlines()
   assert 'not all processes were there within 2 s' in message

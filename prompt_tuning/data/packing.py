@@ -149,7 +149,8 @@ class PackedPlan:
     if any(shape[0] % self.process_count for shape in self.packing.shapes):
       raise UserError(
           f'Packed batches of {[shape[0] for shape in self.packing.shapes]} rows cannot be divided '
-          f'among {self.process_count} processes; choose the packing with a row_multiple of it.')
+          f'among {self.process_count} processes; give a BATCH_SIZE that is a multiple of '
+          f'{self.process_count}.')
     if not self.epoch_length:
       raise UserError(f'{len(self._sizes)} examples do not fill one batch of {self.batch_size}; '
                       'lower BATCH_SIZE.')

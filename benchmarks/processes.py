@@ -42,9 +42,9 @@ def start_pair(folder: pathlib.Path, run: str) -> list[subprocess.Popen]:
 
 
 def wait(pair) -> list[int]:
-  """The exit codes of both, within two minutes."""
+  """The exit codes of both, within ten minutes."""
   try:
-    return [process.wait(timeout=120) for process in pair]
+    return [process.wait(timeout=600) for process in pair]
   finally:
     for process in pair:
       with contextlib.suppress(OSError):

@@ -165,7 +165,8 @@ def _print_verdict(console, config, size, how):
     console.print(
         "  Less memory: PARAM_DTYPE and ACTIVATION_DTYPE 'bfloat16'; REMAT_POLICY 'full'; a larger "
         'NUM_MICROBATCHES;\n  more devices a copy (NUM_PARTITIONS, MESH); '
-        'PARAMETER_PARTITIONING_DIMS or ACTIVATION_PARTITIONING_DIMS 2.')
+        'PARAMETER_PARTITIONING_DIMS or ACTIVATION_PARTITIONING_DIMS 2;\n'
+        "  frozen weights in PARAM_DTYPE 'int8'.")
 
 
 def _prompt_length(module) -> int:

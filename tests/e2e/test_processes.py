@@ -116,23 +116,25 @@ def test_one_process_two_processes_one_process(train_argv, folder, tmp_path, cap
 
 
 def test_a_process_that_is_killed_takes_the_others_along():
-  """Within the seconds without a sign of life; the message tells what has happened."""
+  """They have found each other by SLURM's variables; the message tells what has happened."""
   code = """
 import sys, time
 from prompt_tuning import processes
 processes.SILENCE = 3
-processes.start(sys.argv[1], 2, int(sys.argv[2]))
+processes.start()
 stop = processes.Agreement(lambda: False)
-assert processes.from_first([1.5, sys.argv[2]]) == [1.5, '0']
+assert processes.from_first([1.5, sys.argv[1]]) == [1.5, '0']
 with processes.first_before_others('a name'):
   print('ready', flush=True)
 while not stop():
   time.sleep(0.01)
 """
-  address, env = free_address(), dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='')
-  pair = [subprocess.Popen([sys.executable, '-c', code, address, str(index)], cwd=chaos.ROOT,
-                           env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-          for index in range(2)]
+  env = dict(os.environ, JAX_PLATFORMS='cpu', XLA_FLAGS='', SLURM_JOB_ID='1', SLURM_NTASKS='2',
+             SLURM_STEP_NODELIST='localhost',
+             JAX_COORDINATOR_PORT=free_address().partition(':')[2])
+  pair = [subprocess.Popen([sys.executable, '-c', code, index], cwd=chaos.ROOT, text=True,
+                           env=dict(env, SLURM_PROCID=index, SLURM_LOCALID=index),
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) for index in '01']
   try:
     for process in pair:  # Gloo writes there too
       assert 'ready\n' in iter(process.stdout.readline, ''), process.stderr.read()

@@ -35,7 +35,7 @@ from prompt_tuning.cli import config as config_lib
 from prompt_tuning.cli import data as data_lib
 from prompt_tuning.cli import interruption as interruption_lib
 from prompt_tuning.cli import model as model_lib
-from prompt_tuning.data.metrics import LOWER_IS_BETTER
+from prompt_tuning.data.metrics import lower_is_better
 from prompt_tuning.decoding.generate import DecodeConfig
 from prompt_tuning.errors import UserError
 from prompt_tuning.losses import LossConfig
@@ -273,8 +273,7 @@ def _loop_config(config: TrainConfig, metric_names) -> loop.LoopConfig:
   return loop.LoopConfig(
       eval_period=config.eval_period, checkpoint_period=config.save_period,
       write_period=config.write_period, best_metric=best,
-      best_mode=config.best_mode or (
-          'min' if best in LOWER_IS_BETTER or 'loss' in (best or '') else 'max'),
+      best_mode=config.best_mode or ('min' if lower_is_better(best or '') else 'max'),
       patience=config.patience, evaluate_at_start=config.eval_at_start)
 
 

@@ -67,7 +67,8 @@ class FewShot:
     counts = ', '.join(f'{count} examples' if label is None else f'{count} examples of {label!r}'
                        for label, count in short.items())
     twice = ', and FEW_SHOT_DEV needs as many others' if self.dev else ''
+    most = min(short.values()) // (2 if self.dev else 1)
     raise UserError(
         f'FEW_SHOT_EXAMPLES is {self.examples}{twice}: the {cache.info["split"]} split of '
-        f'{cache.info["task"]} has {counts}. Give at most '
-        f'{min(short.values()) // (2 if self.dev else 1)}, or another split or file.')
+        f'{cache.info["task"]} has {counts}. Give {f"at most {most}, or " if most else ""}another '
+        'split or file.')

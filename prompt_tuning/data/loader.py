@@ -270,6 +270,3 @@ class _Batches:
 
   def __getitem__(self, n: int) -> Arrays:
     return read(self._cache, self._plan[n], self._prompt_ids)
-
-  def __repr__(self):
-    return f'batches of {self._cache.path}'

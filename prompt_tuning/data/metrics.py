@@ -19,7 +19,7 @@ from prompt_tuning.errors import UserError
 
 Metric = Callable[[Sequence, Sequence], dict[str, float]]
 
-LOWER_IS_BETTER = frozenset({'ter'})
+_LOWER_IS_BETTER = frozenset({'ter'})
 
 
 def accuracy(targets: Sequence, predictions: Sequence) -> dict[str, float]:
@@ -228,12 +228,22 @@ def average(results: Mapping[str, Mapping[str, float]]) -> float:
   """The score of a benchmark as GLUE and SuperGLUE define it.
 
   Args:
-    results: task -> its metrics; a task with several counts as their mean.
+    results: task -> its metrics; a task with several counts as their mean. Those of which less is
+      better are left out.
 
   Returns:
-    The mean over tasks.
+    The mean over tasks; nan where no metric counts.
   """
-  return float(np.mean([np.mean(list(metrics.values())) for metrics in results.values()]))
+  counted = [[value for name, value in metrics.items() if not lower_is_better(name)]
+             for metrics in results.values()]
+  means = [np.mean(values) for values in counted if values]
+  return float(np.mean(means)) if means else float('nan')
+
+
+def lower_is_better(name: str) -> bool:
+  """Whether less of a metric is better; in a mixture its name is TASK/METRIC."""
+  metric = name.rpartition('/')[2]
+  return metric in _LOWER_IS_BETTER or 'loss' in metric
 
 
 def normalize_answer(text: str) -> str:

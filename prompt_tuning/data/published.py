@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prompt_tuning.data import files, xml_rows
+from prompt_tuning.data.cache_key import identity
 from prompt_tuning.data.sources import NO_LABEL, Example, Rows, Source, plain
 from prompt_tuning.errors import UserError, excerpt, listed
 
@@ -146,8 +147,8 @@ class FolderSource(Source):
     paths = list(self.paths(split))
     readers = [(path, self._reader(path)) for path in paths]
     paths += [read.other_path(path) for path, read in readers if hasattr(read, 'other_path')]
-    hashes = [files.content_hash(path) for path in paths]
-    return hashes[0] if len(hashes) == 1 else hashlib.sha256(' '.join(hashes).encode()).hexdigest()
+    parts = [identity(self.layout), *map(files.content_hash, paths)]
+    return hashlib.sha256(' '.join(parts).encode()).hexdigest()
 
   def where(self, split: str, row: str) -> str:
     paths = self.paths(split)
@@ -307,7 +308,7 @@ class TfdsSource(Source):
   def fingerprint(self, split: str) -> str:
     # The version says it all, so a cache is found where TFDS is not installed.
     name = self.name if ':' in self.name else self._builder().info.full_name
-    return f'tfds {name} {split}'
+    return f'tfds {name} {dict(self.renamed).get(split, split)}'
 
   def _builder(self):
     try:

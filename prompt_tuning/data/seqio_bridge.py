@@ -6,6 +6,7 @@ The only module that imports seqio (and TensorFlow with it), and only inside fun
 import dataclasses
 import functools
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -55,6 +56,8 @@ class SeqioSource(sources.Source):
     for example in _examples(self.name, split, self.lengths):
       for feature in _FEATURES:
         digest.update(np.asarray(example[feature], np.int32).tobytes() + b'|')
+      rest = {name: value for name, value in example.items() if name not in _FEATURES}
+      digest.update(json.dumps(rest, sort_keys=True, default=repr).encode() + b'\n')
     return digest.hexdigest()
 
 

@@ -203,8 +203,11 @@ def get(name: str, module: str | None = None, data_dir: str | None = None) -> 'T
     UserError: no such module or no such task, with the nearest names.
   """
   _import_declarations()
-  known_module = module in _MODULES_OF_BUILT_IN_TASKS and _local(name) is not None
-  if module and not known_module:
+  # Those of T5 may be installed and have more; those of prompt_tuning are all here.
+  if module in _MODULES_OF_BUILT_IN_TASKS and (
+      _local(name) is not None or module.startswith('prompt_tuning.')):
+    module = None
+  if module:
     _import(module)
   task = _local(name)
   if task is None:

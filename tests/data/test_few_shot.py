@@ -53,7 +53,7 @@ def test_without_labels_examples_count_together(examples):
 @pytest.mark.parametrize(('options', 'labels', 'words'), [
     ({'examples': 10}, LABELS, "has 9 examples of 'yes'. Give at most 9"),
     ({'examples': 5, 'dev': True}, LABELS, "has 9 examples of 'yes'. Give at most 4"),
-    ({'examples': 1}, ('no', 'never'), "has 0 examples of 'never'"),
+    ({'examples': 1}, ('no', 'never'), "has 0 examples of 'never'. Give another split"),
     ({'examples': 51}, None, 'has 50 examples. Give at most 50')])
 def test_too_few(examples, options, labels, words):
   with pytest.raises(UserError, match=words):

@@ -1,6 +1,7 @@
 """Metrics against the reference's results."""
 
 import json
+import math
 
 import pytest
 
@@ -135,3 +136,6 @@ def test_answers_of_trivia_qa():
 def test_average_of_a_benchmark():
   results = {'cb': {'f1': 60.0, 'accuracy': 80.0}, 'rte': {'accuracy': 90.0}}
   assert metrics.average(results) == 80.0
+  results['web_nlg'] = {'web_nlg/ter': 300.0, 'web_nlg/bleu': 50.0}  # of TER less is better
+  assert metrics.average(results) == 70.0
+  assert math.isnan(metrics.average({'web_nlg': {'ter': 300.0}}))

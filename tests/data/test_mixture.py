@@ -171,6 +171,9 @@ PROMPT_TUNING = {
     'spot_glue_mnli_and_dev_v200': {
         'spot_glue_mnli_train_v200': 1, 'spot_glue_mnli_validation_matched_v200': 1,
         'spot_glue_mnli_validation_mismatched_v200': 1},
+    'glue_mrpc_from_qqp_zeroshot_v002': {'glue_qqp_v002': 1, 'glue_mrpc_from_qqp_v002': 1},
+    'mt5_task_index_glue_qqp_from_mrpc_zeroshot_v002_examples': {
+        'task_index_glue_mrpc_v002': 1, 'task_index_glue_qqp_from_mrpc_v002': 1},
     'byt5_squad_to_duorc_examples': {'squad_v010_allanswers': 1, 'mrqa_duorc_v001': 1},
     'squad_to_mrqa_examples': {'squad_v010_allanswers': 1} | {f'mrqa_{name}_v001': 1 for name in (
         'bioasq', 'drop', 'duorc', 'race', 'relation_extraction', 'textbookqa')},

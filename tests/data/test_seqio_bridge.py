@@ -50,6 +50,16 @@ def their_module(tmp_path_factory):
     yield 'their_seqio_tasks'
 
 
+def test_raw_fields_are_part_of_the_fingerprint(monkeypatch):
+  from prompt_tuning.data import seqio_bridge
+  rows = [[{'inputs': [3], 'targets': [4], 'answers': answers}] for answers in (['x'], ['y'])]
+  found = []
+  for examples in rows:
+    monkeypatch.setattr(seqio_bridge, '_examples', lambda *_, examples=examples: examples)
+    found.append(seqio_bridge.SeqioSource('t').fingerprint('train'))
+  assert found[0] != found[1]
+
+
 def test_without_seqio_the_message_says_so(monkeypatch):
   import sys
 

@@ -1,5 +1,6 @@
 """Sources: stable ids, the held-out tenth, fingerprints."""
 
+import dataclasses
 import json
 import tracemalloc
 
@@ -101,6 +102,19 @@ def test_labels_and_fields_of_published_files(tmp_path, row, expected):
   else:
     [(place, found)] = source.read('train')
     assert place == '1' and {name: found[name] for name in expected} == expected
+
+
+def test_how_files_are_read_is_part_of_the_fingerprint(tmp_path):
+  for folder in ('a', 'b'):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'train.jsonl').write_text('{"sentence": "a", "other": "b", "label": 0}')
+  source = published.FolderSource(LAYOUT, str(tmp_path / 'a'))
+  moved = published.FolderSource(LAYOUT, str(tmp_path / 'b'))
+  assert source.fingerprint('train') == moved.fingerprint('train')
+  for change in ({'columns': {**LAYOUT.columns, 'more': ('other',)}}, {'labels': ('x', 'y')},
+                 {'flatten': lambda row: [row]}):
+    other = published.FolderSource(dataclasses.replace(LAYOUT, **change), str(tmp_path / 'a'))
+    assert other.fingerprint('train') != source.fingerprint('train')
 
 
 def test_generated_and_listed():

@@ -42,6 +42,8 @@ def test_a_module_registers_its_task(registry, tmp_path, monkeypatch):
 def test_unknown_name_lists_the_nearest():
   with pytest.raises(UserError, match='Nearest names: .*glue_sst2_v200'):
     task.get('glue_sst_v200')
+  with pytest.raises(UserError, match='Nearest names: .*glue_sst2_v200'):
+    task.get('glue_sst_v200', module='prompt_tuning.data.glue')
 
 
 def test_data_dir_is_refused_where_it_means_nothing(registry):

@@ -81,6 +81,13 @@ _declare('spot_glue_mnli_and_dev_v200', _equal(tuple(f'spot_glue_mnli_{split}_v2
     'train', 'validation_matched', 'validation_mismatched'))),
          [[f'spot_glue_mnli_validation_{part}_v200' for part in ('matched', 'mismatched')]])
 
+# Trained on the one dataset of paraphrases, evaluated on it and on the other.
+for _form in _FORMS:
+  for _version in ('v002', 'v200'):
+    for _source, _target in (('qqp', 'mrpc'), ('mrpc', 'qqp')):
+      _declare(f'glue_{_target}_from_{_source}_zeroshot_{_version}',
+               _equal(_glue(_version, (_source, f'{_target}_from_{_source}'))), form=_form)
+
 # Trained on SQuAD, evaluated on it and out of its domain.
 for _name in _MRQA:
   _declare(f'squad_to_{_name.removeprefix("mrqa_").removesuffix("_v001")}',

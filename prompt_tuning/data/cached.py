@@ -112,9 +112,12 @@ def make(*, name: str, cache_dir: str | None, metrics: Sequence[str] | None = No
 
 
 def _cached(task: Task, cache_dir: str | os.PathLike, metrics: Sequence[str] | None) -> Task:
-  """A task with its examples as they were when they were cached."""
+  """A task with its texts as they were when they were cached.
+
+  `task_index` and `on_tokens` stay: labels that are ranked and inputs of `infer` need them.
+  """
   if metrics is not None:
     task = dataclasses.replace(task, metric_fns=metrics_lib.by_name(metrics, task.labels))
   return dataclasses.replace(
       task, source=CachedSource(task.name, os.fspath(cache_dir)), preprocess=task_lib.as_is,
-      objective=None, task_index=None, on_tokens=None)
+      objective=None)

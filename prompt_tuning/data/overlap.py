@@ -40,7 +40,8 @@ def check_examples(task: Task, train_split: str | None, eval_split: str | None) 
       shared += inputs.pop(key)
       first = first or (row, text)
   log.info('%s: %d examples to train on and %d to evaluate on are well-formed (%.1f s).', task.name,
-           trained, evaluated, time.monotonic() - start)
+           evaluated if train_split == eval_split else trained, evaluated,
+           time.monotonic() - start)
   if first is not None:
     row, text = first
     log.warning(

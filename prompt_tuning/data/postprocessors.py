@@ -61,7 +61,11 @@ class Translated:
   read: Callable[..., Any]
 
   def __call__(self, text: str, example: Any = None, is_target: bool = False) -> Any:
-    return self.read(text.replace(self.old, self.new), example=example, is_target=is_target)
+    return self.read(self.translate(text), example=example, is_target=is_target)
+
+  def translate(self, text: str) -> str:
+    """The text as one of this task's."""
+    return text.replace(self.old, self.new)
 
 
 @dataclasses.dataclass(frozen=True)

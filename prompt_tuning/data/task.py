@@ -53,7 +53,7 @@ class Task:
     postprocess_fn: `(text, example=None, is_target=False) -> value`, for decoded predictions and
       for target texts alike; `example` is the raw example with `inputs` and `targets` added.
     metric_fns: functions `(targets, predictions) -> {name: number}` of postprocessed values.
-    labels: every text a target can be, in class order, for rank classification and class-label
+    labels: every text an answer can be, in class order, for rank classification and class-label
       initialisation; None for free text.
     objective: for plain-text corpora: token ids -> (inputs, targets), see preprocessors.py.
     on_tokens: what is done to the token ids of an example, see token_forms.py; None for nothing.

@@ -40,10 +40,16 @@ def _check_empty(split: SplitStatistics) -> list[Finding]:
 def _check_answers(task: Task, split: SplitStatistics) -> list[Finding]:
   if split.unlabelled == len(split):
     return [note('class balance', f'{split.split}: the labels are not published.')]
-  findings = data_checks.check_answers(task.labels, split.split, split.targets)
+  findings = data_checks.check_answers(_possible_targets(task), split.split, split.targets)
   if split.split == task.train_split:
     findings += data_checks.check_missing(task.labels, split.targets)
   return findings
+
+
+def _possible_targets(task: Task) -> tuple[str, ...]:
+  """The labels, and where these are another task's, what they mean here."""
+  translate = getattr(task.postprocess_fn, 'translate', str)
+  return tuple(dict.fromkeys((*task.labels, *map(translate, task.labels))))
 
 
 def _check_shared(task: Task, splits: Sequence[SplitStatistics]) -> list[Finding]:

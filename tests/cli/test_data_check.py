@@ -81,6 +81,14 @@ def test_a_task_by_name(capsys):
   assert 'lengths in tokens' in capsys.readouterr().out
 
 
+def test_targets_may_be_what_labels_of_another_task_mean(capsys, tmp_path):
+  rows = ['Quality\t#1 ID\t#2 ID\t#1 String\t#2 String', '1\t1\t2\ta\tb', '0\t3\t4\tc\td']
+  (tmp_path / 'dev.tsv').write_text('\n'.join(rows))
+  assert main.main(
+      ['data', 'check', '--task=glue_mrpc_from_qqp_v002', f'--gin.DATA_DIR={tmp_path}']) == 0
+  assert "'equivalent' 1 (50.0 %)" in words(capsys.readouterr().out)
+
+
 def test_the_tasks_of_a_mixture(capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
   assert main.main(['data', 'check', '--gin_file=tasks/mixture.gin', '--split=validation',

@@ -3,7 +3,7 @@
 import pytest
 
 from prompt_tuning import vocabulary
-from prompt_tuning.data import cache, cached, mixture, sources, task
+from prompt_tuning.data import cache, cached, mixture, sources, task, tokenizing
 from prompt_tuning.errors import UserError
 
 VOCAB = vocabulary.ByteVocabulary()
@@ -36,6 +36,14 @@ def test_a_built_in_task_keeps_its_metrics(tmp_path):
   assert found.splits == ('validation',) and found.train_split == 'train'
   assert cached.make(name='super_glue_rte_v102', cache_dir=tmp_path,
                      metrics=['accuracy']).metrics([1], [1]) == {'accuracy': 100.0}
+
+
+def test_forms_of_tokens_stay(tmp_path):
+  for name in ('super_glue_rte_v102_1_sentinel', 'task_index_super_glue_rte_v102'):
+    found, theirs = cached.make(name=name, cache_dir=tmp_path), task.get(name)
+    assert tokenizing.target_ids(found, 'entailment', VOCAB) == tokenizing.target_ids(
+        theirs, 'entailment', VOCAB)
+    assert found.task_index == theirs.task_index
 
 
 def test_a_mixture_trains_on_what_is_cached(tmp_path):

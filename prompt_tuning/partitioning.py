@@ -108,7 +108,7 @@ def make_mesh(num_partitions=1, model_parallel_submesh=None, devices=None, *, sh
   """
   devices = jax.devices() if devices is None else devices
   if shape is not None:
-    num_partitions = shape[1]
+    num_partitions, model_parallel_submesh = shape[1], None
     if shape[0] * shape[1] != len(devices):
       raise errors.UserError(
           f'MESH={shape[0]}x{shape[1]} has {shape[0] * shape[1]} devices and there are '

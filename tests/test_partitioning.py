@@ -70,7 +70,8 @@ def test_a_rule_of_another_rank_is_an_error():
 
 @pytest.mark.parametrize('kwargs, shape', [
     ({}, (8, 1)), ({'num_partitions': 4}, (2, 4)),
-    ({'model_parallel_submesh': (2, 2, 2, 1)}, (1, 8)), ({'shape': (2, 4)}, (2, 4))])
+    ({'model_parallel_submesh': (2, 2, 2, 1)}, (1, 8)), ({'shape': (2, 4)}, (2, 4)),
+    ({'shape': (2, 4), 'model_parallel_submesh': (2, 1)}, (2, 4))])
 def test_mesh(kwargs, shape):
   mesh = partitioning.make_mesh(**kwargs)
   assert mesh.axis_names == ('data', 'model') and mesh.devices.shape == shape

@@ -5,6 +5,7 @@ import logging
 
 import jax
 
+from prompt_tuning import processes
 from prompt_tuning.data.mixture import Mixture
 from prompt_tuning.diagnosis import data_checks, findings, model_checks, step_checks
 from prompt_tuning.diagnosis.watch import Watch
@@ -51,11 +52,13 @@ def of_member(task, name: str, found: list[findings.Finding]) -> list[findings.F
 
 def log_cheap(*args):
   """Logs what `cheap` finds; the run goes on, whatever it is."""
-  findings.log_all(cheap(*args), log)
+  found = cheap(*args)
+  if processes.is_first():
+    findings.log_all(found, log)
 
 
 def watched(writer: writers.Writer, config, evaluate, start, first_step: int) -> writers.Writer:
-  """The run's writer, and beside it one that warns.
+  """The run's writer, and, in the first process, beside it one that warns.
 
   Args:
     writer: of the run.
@@ -64,11 +67,14 @@ def watched(writer: writers.Writer, config, evaluate, start, first_step: int) ->
     start: the prompts before the first step, from metrics.copy_prompts.
     first_step: of the run.
   """
+  # Also where nothing is watched: what one process alone computes may wait for the others.
+  norms = jax.device_get(metrics.prompt_metrics(start, {}))
+  if not processes.is_first():
+    return writer
   task, labels, majority = config.data.task, None, {}
   if not isinstance(task, Mixture):  # whose scores and answers are those of several tasks
     labels = task.labels
     majority = data_checks.majority_scores(task, data_checks.Sample(evaluate.cache))
-  norms = jax.device_get(metrics.prompt_metrics(start, {}))
   return writers.Writers(writer, Watch(
       first_step=first_step, start={name: float(norm) for name, norm in norms.items()},
       labels=labels, answers=lambda: evaluate.answers, majority=majority))

@@ -26,8 +26,6 @@ def print_training(config):
 
   With MESH the training step is compiled for it, on virtual devices.
   """
-  if config.model.mesh is not None:
-    footprint.start_devices(config.model.mesh)
   console = rich.console.Console(soft_wrap=True, highlight=False)
   plan = shapes(config)
   _print_counts(console, config, plan)

@@ -38,7 +38,7 @@ class EvalConfig:
 
 def main(flags):
   """Runs the verb; the metrics go to stdout as one JSON object."""
-  process.start(flags)
+  process.start(None if flags.dry_run else flags)
   past_run.parse(flags, reads_examples=True)
   config = config_lib.build(EvalConfig, flags.run_file)
   if flags.dry_run:

@@ -8,7 +8,7 @@ from prompt_tuning.errors import UserError
 from prompt_tuning.training import ahead_of_time
 
 
-def start_devices(shape):
+def _start_devices(shape):
   """Makes JAX start with as many virtual CPU devices as the mesh has, and keep no compiled program.
 
   Raises:
@@ -23,14 +23,19 @@ def start_devices(shape):
     if len(jax.devices('cpu')) < devices:
       raise UserError(
           f'MESH={shape[0]}x{shape[1]} needs {devices} virtual devices and this process has '
-          f'started with {len(jax.devices("cpu"))}: run `prompt-tuning train --dry_run` in a '
-          'process of its own.') from None
+          f'started with {len(jax.devices("cpu"))}: do the dry run in a process of its '
+          'own.') from None
 
 
 def mesh(config: model_lib.ModelConfig) -> jax.sharding.Mesh:
-  """The mesh of a dry run: MESH on virtual devices, or that of a real run."""
+  """The mesh of a dry run: MESH on virtual devices, or that of a real run.
+
+  Raises:
+    UserError: JAX has started already, with fewer devices than MESH has.
+  """
   if config.mesh is None:
     return model_lib.mesh(config)
+  _start_devices(config.mesh)
   devices = jax.devices('cpu')[:config.mesh[0] * config.mesh[1]]
   return partitioning.make_mesh(shape=config.mesh, devices=devices)
 

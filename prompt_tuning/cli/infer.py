@@ -56,7 +56,7 @@ class InferConfig:
 
 def main(flags):
   """Runs the verb."""
-  process.start(flags)
+  process.start(None if flags.dry_run else flags)
   past_run.parse(flags, reads_examples=False)
   config = config_lib.build(InferConfig, flags.run_file)
   if flags.dry_run:

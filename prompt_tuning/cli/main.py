@@ -35,12 +35,12 @@ The same command again continues the run."""
 
 _DOCTOR_EXAMPLE = """\
 example, the command line of `train`:
-  prompt-tuning doctor \
-    --gin_file=models/t5_1_1_small.gin --gin_file=peft/prompt.gin \
-    --gin_file=tasks/local_text.gin --gin_file=runs/train.gin \
-    --gin.INITIAL_CHECKPOINT_PATH=/checkpoints/t5-v1_1-small \
-    --gin.TRAIN_FILE=reviews.jsonl --gin.INPUT_TEMPLATE='review: {text}' \
-    --gin.TARGET_FIELD=label --gin.CLASS_LABELS="['negative', 'positive']" \
+  prompt-tuning doctor \\
+    --gin_file=models/t5_1_1_small.gin --gin_file=peft/prompt.gin \\
+    --gin_file=tasks/local_text.gin --gin_file=runs/train.gin \\
+    --gin.INITIAL_CHECKPOINT_PATH=/checkpoints/t5-v1_1-small \\
+    --gin.TRAIN_FILE=reviews.jsonl --gin.INPUT_TEMPLATE='review: {text}' \\
+    --gin.TARGET_FIELD=label --gin.CLASS_LABELS="['negative', 'positive']" \\
     --gin.MODEL_DIR=runs/reviews
 
 Exit codes: 0 no problem (warnings aside), 1 a problem, 2 a mistake in the command line."""

@@ -245,6 +245,8 @@ def report_nonfinite(folder: pathlib.Path, loader, batch_of, steps):
     batch_of: step -> number of its batch.
     steps: as loop.train's on_nonfinite gets them.
   """
+  if not processes.is_first():
+    return
   path = folder / NONFINITE_FILE
   lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
   # An earlier start went through the same steps.
@@ -259,6 +261,4 @@ def report_nonfinite(folder: pathlib.Path, loader, batch_of, steps):
     lines.append(json.dumps(numbers | {'batch': batch, 'examples': ids}))
     log.warning('Step %d was not applied: loss %s, gradient norm %s. Its examples are named in %s.',
                 bad['step'], bad.get('loss'), bad.get('grad_norm'), path)
-  if not processes.is_first():
-    return
   write_atomically(path, lambda file: file.write(''.join(f'{line}\n' for line in lines).encode()))

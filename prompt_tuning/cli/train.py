@@ -159,7 +159,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None,
         max_nonfinite=config.skip_nonfinite_steps,
         state_shardings=state_lib.shardings(state, config.optimizer, model.mesh))
     with _open_writers(folder, start, last_step) as writer:
-      if config.doctor and processes.is_first():
+      if config.doctor:
         writer = checkup.watched(writer, config, evaluate, prompt_start, first_step)
 
       def tick(step):

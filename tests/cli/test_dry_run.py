@@ -52,6 +52,15 @@ def test_refused(dry_run, bindings, words):
   assert code == 2 and words in out
 
 
+def test_of_another_verb_takes_virtual_devices_too(capsys):
+  argv = ['eval', '--dry_run', '--gin_file=models/from_checkpoint.gin', '--gin_file=peft/prompt.gin',
+          '--gin_file=tasks/sst2.gin', '--gin_file=runs/eval.gin', '--gin.CHECKPOINT_PATH=demo']
+  assert main.main([*argv, '--gin.MESH=2x2']) == 0
+  assert "Devices: 4 cpu, mesh {'data': 2, 'model': 2}" in capsys.readouterr().out
+  assert main.main([*argv, '--gin.MESH=4x8']) == 2
+  assert 'needs 32 virtual devices' in capsys.readouterr().err
+
+
 def test_memory_size():
   sizes = {'16GiB': 2**34, '80 GB': 80 * 10**9, '1.5gib': 3 * 2**29, 1000: 1000, '512MB': 512e6}
   assert {given: footprint.memory_size(given) for given in sizes} == sizes

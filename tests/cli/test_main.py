@@ -13,6 +13,7 @@ def test_help_has_an_example_and_all_flags(verb, capsys):
   assert stop.value.code == 0
   out = capsys.readouterr().out
   assert f'prompt-tuning {verb}' in out.split('example')[1]
+  assert max(map(len, out.splitlines())) <= 100
   flags = [flag for flag, _ in main.VERBS[verb].flags]
   assert '--dry_run' in flags
   for flag in flags:

@@ -142,7 +142,7 @@ def restore(checkpoints: run_lib.RunCheckpoints, fresh: Start, loader, model,
 
   Args:
     checkpoints: of the run.
-    fresh: the start of a new run.
+    fresh: the start of a new run; its arrays are gone where there is a checkpoint.
     loader: data.loader.TrainLoader; it is put at its place.
     model: cli.model.Model.
     ours: from `plan`.
@@ -152,7 +152,7 @@ def restore(checkpoints: run_lib.RunCheckpoints, fresh: Start, loader, model,
   """
   if checkpoints.latest_step() is None:
     return fresh
-  restored = checkpoints.restore(_arrays(fresh.state, fresh.rng))
+  restored = checkpoints.restore(_make_room(_arrays(fresh.state, fresh.rng)))
   info, directory = restored.info, checkpoints.directory
   model.check_base(info['base_fingerprint'], directory,
                    'Give the same INITIAL_CHECKPOINT_PATH, or another MODEL_DIR.')
@@ -190,6 +190,15 @@ def _warn_of_versions(theirs: Mapping):
 def _arrays(state, rng) -> dict:
   return {'trainable': state.trainable, 'opt_state': state.opt_state, 'step': state.step,
           'rng': rng}
+
+
+def _make_room(arrays) -> dict:
+  """Shapes and shardings of arrays, which are freed: a model trained whole fits but once."""
+  like = arrays | jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+      {name: tree for name, tree in arrays.items() if name != 'rng'})
+  jax.tree.map(lambda leaf: leaf.delete(), (arrays['trainable'], arrays['opt_state']))
+  return like
 
 
 class Saver:

@@ -2,14 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 
 from benchmarks import chaos
 from prompt_tuning.checkpoints import prompt_file
-from prompt_tuning.cli import main
+from prompt_tuning.cli import main, resume
 
 
-def test_stopped_run_equals_whole_run(train_argv, texts, tmp_path, capsys):
+def test_stopped_run_equals_whole_run(train_argv, texts, tmp_path, capsys, monkeypatch):
   def run(name, steps):
     assert main.main(train_argv(
         tmp_path / name, TRAIN_FILE=texts / 'train.jsonl', EVAL_FILE=texts / 'dev.jsonl',
@@ -18,7 +19,12 @@ def test_stopped_run_equals_whole_run(train_argv, texts, tmp_path, capsys):
 
   run('whole', 8)
   run('stopped', 4)
+  fresh, restore = [], resume.restore
+  monkeypatch.setattr(resume, 'restore', lambda checkpoints, start, *rest: (
+      fresh.append(start), restore(checkpoints, start, *rest))[1])
   run('stopped', 8)
+  leaves = jax.tree.leaves((fresh[0].state.trainable, fresh[0].state.opt_state))
+  assert leaves and all(leaf.is_deleted() for leaf in leaves)  # else both states fill the memory
   assert 'shapes 40x4, 72x4, 104x4, 136x4.' in capsys.readouterr().err
   rows = [[{name: value for name, value in json.loads(line).items() if name not in chaos.CLOCKS}
            for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()]

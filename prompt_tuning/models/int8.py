@@ -9,6 +9,8 @@ Only weights are quantised; products run in the activation dtype on weights that
 they are used. A row of the embedding table is an output channel of a tied head too.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,6 +119,13 @@ def embedding_table(params):
 def widen(values, scale, dtype):
   """int8 values times float32 scales, which broadcast, rounded to `dtype` once."""
   return (values.astype(jnp.float32) * scale).astype(dtype)
+
+
+# What `dot` does by a rule of its own: the backward pass widens again and keeps no wide kernel.
+@functools.partial(jax.checkpoint, static_argnums=0)
+def einsum(equation, x, values, scale):
+  """einsum of x and a frozen kernel: int8 values, float32 scales that broadcast to them."""
+  return jnp.einsum(equation, x, widen(values, scale, x.dtype))
 
 
 @jax.custom_vjp

@@ -39,9 +39,12 @@ class Dense(nn.Module):
 
   @nn.compact
   def kernel(self, inputs):
-    """The map itself, [inputs, features], for who can do without its outputs."""
-    kernel, scale = self._kernel(inputs)
-    return kernel.astype(self.dtype) if scale is None else int8.widen(kernel, scale, self.dtype)
+    """The map itself as it is kept, for who can do without its outputs.
+
+    Returns:
+      (kernel [inputs, features], its scales [features] where that is int8, else None).
+    """
+    return self._kernel(inputs)
 
   @nn.nowrap
   def _kernel(self, inputs):
@@ -237,10 +240,10 @@ class Attention(nn.Module):
                                                             source.shape[1:]):
       # (q Wk^T) source^T are the scores of q and source Wk, (weights source) Wv is weights
       # (source Wv): where queries are few, products with each row of the source are saved.
-      kernels = [self._heads(dense.kernel(source.shape[-1])) for dense in (key_dense, value_dense)]
       rows = source.astype(self.dtype)[:, :, None]
-      query = jnp.einsum('bqnd,hnd->bqnh', query, kernels[0])
-      y = jnp.einsum('bqnh,hnd->bqnd', core(query, rows, rows, mask, bias), kernels[1])
+      query = self._contract('bqnd,hnd->bqnh', query, *key_dense.kernel(source.shape[-1]))
+      y = self._contract('bqnh,hnd->bqnd', core(query, rows, rows, mask, bias),
+                         *value_dense.kernel(source.shape[-1]))
     elif cache_source or cached:
       key = self.variable('cache', 'cached_key', lambda: self._heads(key_dense(source))).value
       value = self.variable('cache', 'cached_value', lambda: self._heads(value_dense(source))).value
@@ -248,6 +251,13 @@ class Attention(nn.Module):
     else:
       y = core(query, self._heads(key_dense(source)), self._heads(value_dense(source)), mask, bias)
     return Dense(x.shape[-1], self.dtype, name='out')(y.reshape(*y.shape[:2], -1))
+
+  def _contract(self, equation, x, kernel, scale):
+    """einsum of x with a kernel [H, N*D], seen as [H, N, D]."""
+    kernel = self._heads(kernel)
+    if scale is None:
+      return jnp.einsum(equation, x, kernel.astype(self.dtype))
+    return int8.einsum(equation, x, kernel, self._heads(scale))
 
   def skips_keys(self, queries, source):
     """Whether to attend to the rows of the source instead of making keys and values of them.

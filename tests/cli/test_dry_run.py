@@ -53,8 +53,8 @@ def test_refused(dry_run, bindings, words):
 
 
 def test_of_another_verb_takes_virtual_devices_too(capsys):
-  argv = ['eval', '--dry_run', '--gin_file=models/from_checkpoint.gin', '--gin_file=peft/prompt.gin',
-          '--gin_file=tasks/sst2.gin', '--gin_file=runs/eval.gin', '--gin.CHECKPOINT_PATH=demo']
+  argv = ['eval', '--dry_run', '--gin.CHECKPOINT_PATH=demo', *(f'--gin_file={file}' for file in (
+      'models/from_checkpoint.gin', 'peft/prompt.gin', 'tasks/sst2.gin', 'runs/eval.gin'))]
   assert main.main([*argv, '--gin.MESH=2x2']) == 0
   assert "Devices: 4 cpu, mesh {'data': 2, 'model': 2}" in capsys.readouterr().out
   assert main.main([*argv, '--gin.MESH=4x8']) == 2

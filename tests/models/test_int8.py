@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from prompt_tuning import params as params_lib
 from prompt_tuning.errors import UserError
 from prompt_tuning.models import int8
-from prompt_tuning.models.layers import Dense
+from prompt_tuning.models.layers import Attention, Dense
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft.model import abstract_params
 
@@ -63,13 +63,40 @@ def test_product_and_its_gradient():
   np.testing.assert_allclose(back(grad)[0], grad @ (values * scale).T, rtol=1e-5, atol=1e-5)
 
 
-def test_dense_widens_the_kernel_it_hands_out():
+def test_dense():
   kernel = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
   values, scale = int8.quantize(KERNEL, kernel)
   dense = Dense(5, 'float32')
   params = {'params': {'kernel': jnp.asarray(values), 'kernel_scale': jnp.asarray(scale)}}
-  np.testing.assert_array_equal(dense.apply(params, 8, method='kernel'), values * scale)
+  np.testing.assert_array_equal(np.multiply(*dense.apply(params, 8, method='kernel')),
+                                values * scale)
   np.testing.assert_allclose(dense.apply(params, kernel.T), kernel.T @ (values * scale), atol=1e-5)
+
+
+def test_attention_to_the_rows_of_the_source():
+  """Two targets ask: no keys are made. The numbers stay, and no wide kernel is kept."""
+  rng = np.random.default_rng(0)
+  attention = Attention(num_heads=2, head_dim=8, dtype='float32')
+  assert attention.skips_keys(2, (9, 24))
+  x, source = (jnp.asarray(rng.normal(size=(1, rows, 24)), jnp.float32) for rows in (2, 9))
+  mask = jnp.ones((1, 1, 2, 9), bool)
+  stored = params_lib.flatten(attention.init(jax.random.key(0), x, source, mask)['params'])
+  kept, wide = {}, {}
+  for path, kernel in stored.items():
+    values, scale = map(jnp.asarray, int8.quantize(path, np.asarray(kernel)))
+    kept |= {path: values, path + int8.SCALE: scale}
+    wide[path] = int8.widen(values, scale, jnp.float32)
+
+  def gradients(params):
+    params = {'params': params_lib.unflatten(params)}
+    y, back = jax.vjp(lambda x, source: attention.apply(params, x, source, mask), x, source)
+    return (y, *back(jnp.cos(y))), {leaf.shape for leaf in jax.tree.leaves(back)
+                                    if leaf.dtype == jnp.float32}
+  ours, kept_shapes = gradients(kept)
+  theirs, wide_shapes = gradients(wide)
+  for one, other in zip(ours, theirs, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+  assert (24, 2, 8) in wide_shapes and (24, 2, 8) not in kept_shapes
 
 
 @pytest.mark.parametrize('options', [

@@ -17,7 +17,7 @@ import numpy as np
 from prompt_tuning import params as params_lib
 from prompt_tuning.decoding import generate
 from prompt_tuning.models import int8
-from prompt_tuning.models.layers import AttentionCore
+from prompt_tuning.models.layers import Attention, AttentionCore
 from prompt_tuning.models.t5 import T5, T5Config
 from prompt_tuning.peft import model as peft_model
 from prompt_tuning.peft.method import Method
@@ -136,6 +136,7 @@ def step_flops(shape, batch, inputs, targets):
   """FLOPs that a step of prompt tuning cannot do without; recomputation is not counted.
 
   A product with a frozen weight has one product in the backward pass, a product of attention two.
+  Few targets need no keys and values of the inputs, see Attention.skips_keys.
 
   Args:
     shape: a value of SHAPES.
@@ -146,10 +147,13 @@ def step_flops(shape, batch, inputs, targets):
   width, inner = shape['emb_dim'], shape['num_heads'] * shape['head_dim']
   block = 4 * width * inner + 3 * width * shape['mlp_dim']
   encoder, decoder = shape['num_encoder_layers'], shape['num_decoder_layers']
+  cross = Attention(num_heads=shape['num_heads'], head_dim=shape['head_dim'], dtype='bfloat16')
+  skips = cross.skips_keys(targets, (inputs, width))
   weights = encoder * inputs * block + decoder * (
-      targets * (block + 2 * width * inner) + inputs * 2 * width * inner)
+      targets * (block + 2 * width * inner) + (targets if skips else inputs) * 2 * width * inner)
   weights += targets * width * shape['vocab_size']
-  attention = 2 * inner * (encoder * inputs**2 + decoder * targets * (targets + inputs))
+  attention = 2 * inner * (encoder * inputs**2 + decoder * targets**2)
+  attention += 2 * (shape['num_heads'] * width if skips else inner) * decoder * targets * inputs
   return 2 * batch * (2 * weights + 3 * attention)
 
 

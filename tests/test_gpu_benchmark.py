@@ -21,17 +21,19 @@ def test_the_largest_batch(true):
   assert len(asked) == len(set(asked)) <= 13
 
 
-def test_flops_are_those_of_the_products():
+@pytest.mark.parametrize('mlp_dim, num_heads, targets', [(512, 2, 16), (32, 8, 2)])
+def test_flops_are_those_of_the_products(mlp_dim, num_heads, targets):
   """Against XLA's count of a forward pass, which has elementwise work beside the products."""
-  shape = {**gpu_row.SHAPES['tiny'], 'emb_dim': 256, 'mlp_dim': 512, 'vocab_size': 2048}
+  shape = {**gpu_row.SHAPES['tiny'], 'emb_dim': 256, 'mlp_dim': mlp_dim, 'num_heads': num_heads,
+           'vocab_size': 2048}
   row = {'shape': 'wide', 'scan': False, 'remat': 'none', 'attention': 'xla', 'prompt': 4}
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(gpu_row.SHAPES, 'wide', shape)
     model = gpu_row.make_model(row)
   shapes = peft_model.abstract_params(model)
-  tokens = [jax.ShapeDtypeStruct((2, length), jnp.int32) for length in (60, 16, 16)]
+  tokens = [jax.ShapeDtypeStruct((2, length), jnp.int32) for length in (60, targets, targets)]
   lowered = jax.jit(lambda p, *t: model.apply({'params': p}, *t)).lower(shapes, *tokens)
-  ratio = lowered.cost_analysis()['flops'] / gpu_row.step_flops(shape, 2, 64, 16)
+  ratio = lowered.cost_analysis()['flops'] / gpu_row.step_flops(shape, 2, 64, targets)
   assert 0.45 < ratio < 0.55  # backward costs what forward does, but for attention's products
 
 

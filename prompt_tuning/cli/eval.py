@@ -68,7 +68,7 @@ def run(config: EvalConfig) -> dict[str, float]:
   elif processes.is_first():
     text = json.dumps(values, indent=2) + '\n'
     write_atomically(output / 'metrics.json', lambda file: file.write(text.encode()))
-    log.info('%s: predictions.jsonl, metrics.json.', output)
+    log.info('%s: predictions, metrics.json.', output)
   return values
 
 

@@ -55,7 +55,9 @@ def write_in_processes(
       raise UserError(_KILLED if errors.empty() else errors.get())
   finally:
     for worker in workers:
-      worker.terminate()
+      if worker.pid is not None:
+        worker.terminate()
+        worker.join()  # what it writes to is removed next
 
 
 def write_on_beam(job: Job, *, parts: int, options: str, modules: Sequence[str] = ()):

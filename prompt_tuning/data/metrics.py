@@ -217,7 +217,7 @@ class Rouge:
     scorer = _library('rouge_score.rouge_scorer').RougeScorer(list(self.kinds))
     scores = []
     for target, prediction in zip(targets, predictions, strict=True):
-      references = [_in_sentences(t) for t in ([target] if isinstance(target, str) else target)]
+      references = [_in_sentences(text) for text in _references(target)]
       score = scorer.score_multi(references, _in_sentences(prediction))
       scores.append([score[kind].fmeasure for kind in self.kinds])
     means = np.mean(scores, axis=0) if scores else np.zeros(len(self.kinds))
@@ -329,9 +329,14 @@ def _word_f1(wanted: str, found: str) -> float:
   return 2.0 * same / (len(wanted_words) + len(found_words)) if same else 0.0
 
 
+def _references(target: str | Sequence[str]) -> list[str]:
+  """The texts that a prediction is compared with; without any it is wrong."""
+  return [target] if isinstance(target, str) else list(target) or ['']
+
+
 def _streams(targets: Sequence[str | Sequence[str]]) -> list[list[str | None]]:
   """The first reference of every example, the second (None where there is none), and so on."""
-  given = [[t] if isinstance(t, str) else list(t) for t in targets]
+  given = list(map(_references, targets))
   most = max(map(len, given), default=1)
   return [[t[k] if k < len(t) else None for t in given] for k in range(most)]
 

@@ -133,6 +133,11 @@ def test_answers_of_trivia_qa():
   assert metrics.squad(targets, ["'cat", 'A b', 'u s'])['em'] == 0.0
 
 
+@pytest.mark.parametrize('metric', [metrics.bleu, metrics.chrf, metrics.ter, metrics.Rouge()])
+def test_an_example_without_references_is_wrong(metric):
+  assert metric([[], ['a b c d']], ['x', 'a b c d']) == metric(['', 'a b c d'], ['x', 'a b c d'])
+
+
 def test_average_of_a_benchmark():
   results = {'cb': {'f1': 60.0, 'accuracy': 80.0}, 'rte': {'accuracy': 90.0}}
   assert metrics.average(results) == 80.0

@@ -46,12 +46,13 @@ def test_forms_of_tokens_stay(tmp_path):
     assert found.task_index == theirs.task_index
 
 
-def test_a_mixture_trains_on_what_is_cached(tmp_path):
+def test_a_mixture_trains_on_what_is_cached(tmp_path, monkeypatch):
   for split in ('train', 'validation'):
     write(tmp_path, name='super_glue_rte_v102', split=split)
   for name in ('super_glue_cb_v102', 'super_glue_copa_v102'):
     write(tmp_path, name=name, split='validation')
   parts = tuple((task.get(f'super_glue_{name}_v102'), 1.0) for name in ('rte', 'cb', 'copa'))
+  monkeypatch.setattr(task, '_REGISTRY', dict(task._REGISTRY))
   task.register(mixture.Mixture(name='cached_mixture_of_a_test', parts=parts))
   found = cached.make(name='cached_mixture_of_a_test', cache_dir=tmp_path)
   assert [member.name for member in found.trained] == ['super_glue_rte_v102']

@@ -201,11 +201,6 @@ def shard_params(params, mesh, method_rules=(), **kwargs):
   return jax.device_put(params, parameter_shardings(params, mesh, method_rules, **kwargs))
 
 
-def replicate(tree, mesh):
-  """Puts a whole copy of every leaf on every device."""
-  return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
 def data_share(mesh):
   """(index, count): the rows of a batch that this process reads, one of `count` equal parts.
 

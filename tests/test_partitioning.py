@@ -140,8 +140,3 @@ def test_a_sharded_model_gives_the_same_logits(num_partitions):
   rows = partitioning.shard_batch(batch, mesh)
   assert rows['encoder_input_tokens'].addressable_shards[0].data.shape == (num_partitions, 4)
   np.testing.assert_allclose(forward(sharded, rows), expected, atol=1e-5)
-
-
-def test_replicate():
-  tree = partitioning.replicate({'prompt': np.ones((3, 2), np.float32)}, partitioning.make_mesh())
-  assert len(tree['prompt'].addressable_shards) == 8 and tree['prompt'].is_fully_replicated

@@ -1,6 +1,6 @@
 """`--dry_run`: builds shapes alone and prints what a run would take. Touches no file.
 
-With MESH, `train --dry_run` compiles the training step for those devices, which need not exist.
+The devices of MESH need not exist; `train --dry_run` compiles the training step for them.
 """
 
 import dataclasses

@@ -138,7 +138,7 @@ def _train(config: TrainConfig, folder: pathlib.Path, lock: RunLock | None,
   rng = jax.random.fold_in(jax.random.key(config.seed), 1)  # the methods' values drew from fold 0
   state = new_state(config, model, trainable, first_step)
   prompt_start = metrics.copy_prompts(trainable)
-  _log_plan(config, model, loader, trainable, frozen, first_step, last_step)
+  _log_plan(config, loader, trainable, frozen, first_step, last_step)
   if config.doctor:
     checkup.log_cheap(config, model, loader.cache, evaluate.cache, first_step, last_step)
 
@@ -277,7 +277,7 @@ def _loop_config(config: TrainConfig, metric_names) -> loop.LoopConfig:
       patience=config.patience, evaluate_at_start=config.eval_at_start)
 
 
-def _log_plan(config, model, loader, trainable, frozen, first_step, last_step):
+def _log_plan(config, loader, trainable, frozen, first_step, last_step):
   count = params_lib.count(trainable)
   total = count + params_lib.count(frozen)
   log.info('Trainable: %s of %s parameters (%.4f %%).', f'{count:,}', f'{total:,}',

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from prompt_tuning import errors, losses, partitioning
 from prompt_tuning import params as params_lib
@@ -242,7 +243,7 @@ def test_sharded_batch_and_parameters(split):
   expected, metrics = _gradient(split, _batch())
   mesh = partitioning.make_mesh(num_partitions=2)
   frozen = partitioning.shard_params(split[1], mesh)
-  trainable = partitioning.replicate(split[0], mesh)
+  trainable = jax.device_put(split[0], NamedSharding(mesh, PartitionSpec()))
   gradient, sharded = _gradient((trainable, frozen), partitioning.shard_batch(_batch(), mesh),
                                 num_microbatches=2)
   np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())

@@ -18,9 +18,12 @@ from prompt_tuning.models import int8, masks
 MASKED = -1e10
 
 
+@functools.cache
 def fan_in_normal(scale: float = 1.0):
   """Truncated normal with standard deviation `scale` / sqrt(fan in)."""
-  return nn.initializers.variance_scaling(scale**2, 'fan_in', 'truncated_normal')
+  init = nn.initializers.variance_scaling(scale**2, 'fan_in', 'truncated_normal')
+  # Flax asks for the shape at every use of a parameter: under jit each shape is traced once.
+  return jax.jit(init, static_argnums=(1, 2))
 
 
 class Dense(nn.Module):

@@ -7,6 +7,7 @@ import re
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
 
 from prompt_tuning import params as trees
 from prompt_tuning.errors import UserError
@@ -109,7 +110,12 @@ def abstract_params(model):
       the message lists paths it could have matched.
   """
   shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
-  paths = list(trees.flatten(shapes))
+  _check_methods(model, list(trees.flatten(shapes)))
+  return shapes
+
+
+def _check_methods(model, paths):
+  """Refuses a method that none of the parameters belongs to."""
   scanned = any('/layers/' in path for path in paths)
   for method in getattr(model, 'methods', ()):
     for pattern in method.trainable:
@@ -121,7 +127,6 @@ def abstract_params(model):
         raise UserError(
             f'{method} matches nothing in the backbone: no parameter is called {pattern!r}. '
             f'Patterns match a whole path; modules here are: {_module_paths(paths)}.')
-  return shapes
 
 
 def _module_paths(paths):
@@ -147,19 +152,25 @@ def initialize(model: PeftModel, rng, backbone_params, encode_text: EncodeText |
     UserError: a method matches no module, or trains what is kept in int8.
   """
   have = trees.flatten(backbone_params)
-  want = trees.flatten(abstract_params(model.backbone))
+  # Traced once, for the shapes and for the values of what is added.
+  traced, shapes = jax.make_jaxpr(functools.partial(init_params, model), return_shape=True)(rng)
+  paths = list(trees.flatten(shapes))
+  _check_methods(model, paths)
+  added = [path for path in paths if path not in have]
+  own = [pattern for method in model.methods for pattern, _ in method.logical_axes]
   scales = {path for path in have if int8.is_scale(path, have)}
-  if have.keys() - scales != want.keys():
-    raise ValueError('backbone parameters do not fit: missing '
-                     f'{sorted(want.keys() - have.keys())}, too many '
-                     f'{sorted(have.keys() - scales - want.keys())}')
+  missing = [path for path in added if not trees.matches(own, path)]
+  too_many = sorted(have.keys() - scales - set(paths))
+  if missing or too_many:
+    raise ValueError(f'backbone parameters do not fit: missing {missing}, too many {too_many}')
   if scales:
     int8.check_frozen(backbone_params, model.trainable)
-  added = [path for path in trees.flatten(abstract_params(model)) if path not in have]
   if added:
     # Under jit only the asked-for leaves are computed: no second backbone is ever made.
-    new = jax.jit(lambda key: {p: trees.flatten(init_params(model, key))[p] for p in added})(rng)
-    have = {**have, **new}
+    def draw(key):
+      tree = jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(traced)(key))
+      return {path: leaf for path, leaf in trees.flatten(tree).items() if path in added}
+    have = {**have, **jax.jit(draw)(rng)}
   for i, method in enumerate(model.methods):
     values = method.initialize(jax.random.fold_in(rng, i), model.backbone, trees.unflatten(have),
                                encode_text)

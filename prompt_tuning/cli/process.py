@@ -53,3 +53,5 @@ def start(flags=None):
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(data.user_cache() / 'compiled'))
+    # A start has some thirty small programs, which JAX would compile anew each time.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)

@@ -91,12 +91,18 @@ def row(task, args):
           + ' | '.join(several(values) for values in steps.values()) + ' |')
 
 
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+def parser_of(description):
+  """The flags that say which runs are made, and where."""
+  parser = argparse.ArgumentParser(description=description)
   parser.add_argument('out', type=pathlib.Path)
   parser.add_argument('--tasks', default=','.join(examples.MAKERS))
   parser.add_argument('--seeds', type=int, default=3)
   parser.add_argument('--checkpoint', default='demo')
+  return parser
+
+
+def main():
+  parser = parser_of(__doc__.split('\n')[0])
   parser.add_argument('--inits', type=int, default=1, help='0 leaves the initialisers out')
   args = parser.parse_args()
   print('| task | zero-shot greedy / rank | bag of words | prompt | model | difference | '

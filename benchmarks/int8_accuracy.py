@@ -6,14 +6,10 @@ the same prompt evaluated on the int8 base, and a prompt trained and evaluated o
   python benchmarks/int8_accuracy.py OUT_DIR [--tasks=demo_nli,...] [--seeds=3]
 """
 
-import argparse
 import json
-import pathlib
 import statistics
 
 import demo_tasks
-
-from prompt_tuning.demo import examples
 
 INT8 = '--gin.PARAM_DTYPE=int8'
 SIDES = ('float32', 'its prompt on int8', 'trained on int8')
@@ -43,12 +39,7 @@ def row(task, args):
 
 
 def main():
-  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('out', type=pathlib.Path)
-  parser.add_argument('--tasks', default=','.join(examples.MAKERS))
-  parser.add_argument('--seeds', type=int, default=3)
-  parser.add_argument('--checkpoint', default='demo')
-  args = parser.parse_args()
+  args = demo_tasks.parser_of(__doc__.split('\n')[0]).parse_args()
   print('| task | ' + ' | '.join(SIDES) + ' |\n' + '|---' * 4 + '|', flush=True)
   for task in args.tasks.split(','):
     sides = row(task, args)

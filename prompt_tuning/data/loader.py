@@ -126,11 +126,6 @@ class EvalLoader:
           arrays, tuple(next(records) if row >= 0 else None for row in batch.rows.ravel()))
 
 
-def for_training(cache: Cache, batch_size: int, **options) -> TrainLoader:
-  """Training batches of a cache; `options` are those of `training_plan`."""
-  return TrainLoader(cache, training_plan(cache, batch_size, **options))
-
-
 def training_plan(
     cache: Cache,
     batch_size: int,

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from data.batches import for_training
 
 from prompt_tuning import vocabulary
 from prompt_tuning.data import cache, loader, sources, task
@@ -29,7 +30,7 @@ def assert_equal(a, b):
 
 
 def test_arrays(built):
-  batches = loader.for_training(built, 8)
+  batches = for_training(built, 8)
   for batch in take(batches, 6):
     shape = batch['encoder_input_tokens'].shape
     assert (shape[1], batch['decoder_target_tokens'].shape[1]) in batches.shapes
@@ -43,7 +44,7 @@ def test_arrays(built):
 
 
 def test_an_epoch_holds_every_example(built):
-  batches = loader.for_training(built, 8)
+  batches = for_training(built, 8)
   seen = []
   for batch in take(batches, batches.plan.epoch_length):
     lengths = (batch['encoder_input_tokens'] > 0).sum(1)
@@ -55,7 +56,7 @@ def test_an_epoch_holds_every_example(built):
 
 @pytest.mark.parametrize('read_ahead', [0, 4])
 def test_resume_is_exact(built, read_ahead):
-  plan = loader.for_training(built, 8, seed=3).plan
+  plan = for_training(built, 8, seed=3).plan
   straight = loader.TrainLoader(built, plan, read_ahead)
   expected = take(straight, 20)
   assert straight.index == 20
@@ -73,8 +74,8 @@ def test_resume_is_exact(built, read_ahead):
 
 
 def test_hosts_read_disjoint_shares(built):
-  whole = loader.for_training(built, 8, seed=1)
-  shares = [loader.for_training(built, 8, seed=1, process_index=i, process_count=2)
+  whole = for_training(built, 8, seed=1)
+  shares = [for_training(built, 8, seed=1, process_index=i, process_count=2)
             for i in range(2)]
   for _ in range(7):
     parts = [next(s) for s in shares]
@@ -123,6 +124,6 @@ def test_eval_steps(built):
 
 
 def test_fixed_shape(built):
-  batches = loader.for_training(built, 8, buckets=[(64, 8)])
+  batches = for_training(built, 8, buckets=[(64, 8)])
   assert {b['encoder_input_tokens'].shape for b in take(batches, 8)} == {(8, 64)}
   batches.close()

@@ -7,22 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data.batches import for_training, random_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_tuning import vocabulary
-from prompt_tuning.data import cache, loader, packing, plan, sources, task
+from prompt_tuning.data import cache, packing, plan, sources, task
 from prompt_tuning.errors import UserError
 from prompt_tuning.models.t5 import T5, T5Config
 
 GOLDEN = pathlib.Path(__file__).parent.parent / 'golden' / 'data' / 'text' / 'preprocess.json'
 SETTINGS = settings(deadline=None, max_examples=25)
 COST = packing.row_cost(T5Config())
-
-
-def random_lengths(count, seed):
-  rng = np.random.default_rng(seed)
-  return np.stack([rng.integers(1, 101, count), rng.integers(1, 13, count)], 1)
 
 
 @st.composite
@@ -182,7 +178,7 @@ def test_resume_and_hosts(tmp_path):
   built = cache.build(task.Task(name='lengths', source=sources.ListSource({'train': rows})),
                       'train', vocabulary.ByteVocabulary(), {'inputs': 64, 'targets': 8}, tmp_path)
   chosen = packing.choose_packing(built.lengths, 8, COST, prompt_length=4, row_multiple=2)
-  make = lambda **options: loader.for_training(  # noqa: E731
+  make = lambda **options: for_training(  # noqa: E731
       built, 8, seed=3, packing=chosen, **options)
   whole = make()
   expected = [next(whole) for _ in range(13)]

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from data.batches import random_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,11 +13,6 @@ from prompt_tuning.errors import UserError
 
 LIMITS = {'inputs': 100, 'targets': 12}
 SETTINGS = settings(deadline=None, max_examples=60)
-
-
-def random_lengths(count, seed):
-  rng = np.random.default_rng(seed)
-  return np.stack([rng.integers(1, 101, count), rng.integers(1, 13, count)], 1)
 
 
 @st.composite

@@ -21,28 +21,25 @@ from prompt_tuning.version import __version__
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
-_TRAIN_EXAMPLE = """\
+_RUN_FLAGS = """\
+    --gin_file=models/t5_1_1_small.gin --gin_file=peft/prompt.gin \\
+    --gin_file=tasks/local_text.gin --gin_file=runs/train.gin \\
+    --gin.INITIAL_CHECKPOINT_PATH=/checkpoints/t5-v1_1-small \\
+    --gin.TRAIN_FILE=reviews.jsonl --gin.INPUT_TEMPLATE='review: {text}' \\
+    --gin.TARGET_FIELD=label --gin.CLASS_LABELS="['negative', 'positive']" \\
+    --gin.MODEL_DIR=runs/reviews
+"""
+
+_TRAIN_EXAMPLE = f"""\
 example:
   prompt-tuning train \\
-    --gin_file=models/t5_1_1_small.gin --gin_file=peft/prompt.gin \\
-    --gin_file=tasks/local_text.gin --gin_file=runs/train.gin \\
-    --gin.INITIAL_CHECKPOINT_PATH=/checkpoints/t5-v1_1-small \\
-    --gin.TRAIN_FILE=reviews.jsonl --gin.INPUT_TEMPLATE='review: {text}' \\
-    --gin.TARGET_FIELD=label --gin.CLASS_LABELS="['negative', 'positive']" \\
-    --gin.MODEL_DIR=runs/reviews
-
+{_RUN_FLAGS}
 The same command again continues the run."""
 
-_DOCTOR_EXAMPLE = """\
+_DOCTOR_EXAMPLE = f"""\
 example, the command line of `train`:
   prompt-tuning doctor \\
-    --gin_file=models/t5_1_1_small.gin --gin_file=peft/prompt.gin \\
-    --gin_file=tasks/local_text.gin --gin_file=runs/train.gin \\
-    --gin.INITIAL_CHECKPOINT_PATH=/checkpoints/t5-v1_1-small \\
-    --gin.TRAIN_FILE=reviews.jsonl --gin.INPUT_TEMPLATE='review: {text}' \\
-    --gin.TARGET_FIELD=label --gin.CLASS_LABELS="['negative', 'positive']" \\
-    --gin.MODEL_DIR=runs/reviews
-
+{_RUN_FLAGS}
 Exit codes: 0 no problem (warnings aside), 1 a problem, 2 a mistake in the command line."""
 
 _EVAL_EXAMPLE = """\

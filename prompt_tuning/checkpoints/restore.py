@@ -338,12 +338,13 @@ def _read_backbone(model, config, param_dtype, shardings):
   sums = {}
   if param_dtype == int8.INT8:
     model = _summing(model, sums)
-  params, _ = read_params(model, _abstract(config), param_dtype=param_dtype, shardings=shardings)
+  params, _ = read_params(model, abstract_backbone(config), param_dtype=param_dtype,
+                          shardings=shardings)
   return params, params_lib.fingerprint_of(sums) if sums else None
 
 
-def _abstract(config):
-  """Shapes of the parameters; one layer is traced, however many there are."""
+def abstract_backbone(config: T5Config):
+  """Shapes of the parameters of a T5; one layer is traced, however many there are."""
   scanned = abstract_params(T5(config=dataclasses.replace(config, scan_layers=True)))
   if config.scan_layers:
     return scanned

@@ -190,7 +190,7 @@ def load(config: ModelConfig, labels=None) -> Model:
   """
   devices, rules = mesh(config), axis_rules(config)
   model = on_mesh(module(config, labels), devices, rules)
-  abstract = kept_as(config.param_dtype, peft_model.abstract_params(model.backbone))
+  abstract = kept_as(config.param_dtype, restore.abstract_backbone(model.backbone.config))
   shardings = params_lib.flatten(
       partitioning.parameter_shardings(abstract, devices, rules=rules))
   backbone = restore.load_backbone(

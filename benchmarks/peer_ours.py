@@ -13,6 +13,7 @@ import workload
 import prompt_tuning as pt
 from prompt_tuning import losses
 from prompt_tuning import params as params_lib
+from prompt_tuning.cli import process
 from prompt_tuning.data import cache as cache_lib
 from prompt_tuning.data import loader, packing
 from prompt_tuning.decoding import generate
@@ -133,5 +134,6 @@ def real_lengths(work):
 
 if __name__ == '__main__':
   options = json.loads(sys.argv[1])
+  process.keep_memory()  # As every verb of the command line does.
   jobs = {'train': train, 'decode': decode, 'real_lengths': real_lengths}
   rounds.serve(jobs[options['job']](options))

@@ -9,6 +9,7 @@ import numpy as np
 import rounds
 import workload
 
+from prompt_tuning.cli import process
 from prompt_tuning.models.layers import Attention
 
 
@@ -78,4 +79,5 @@ def products(work):
 
 
 if __name__ == '__main__':
+  process.keep_memory()  # As our step has it.
   rounds.serve(products(json.loads(sys.argv[1])))

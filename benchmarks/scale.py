@@ -57,7 +57,6 @@ def measure(size, mesh, dtype, method):
   """Compiles one cell, in this process."""
   from prompt_tuning.cli import dry_run, footprint
 
-  footprint.start_devices(tuple(map(int, mesh.split('x'))))
   config, plan = configure(size, mesh, dtype, method)
   found = footprint.compile_step(config, plan, dry_run.batch_shapes(config, config.batch_size))
   return {
@@ -69,9 +68,12 @@ def measure(size, mesh, dtype, method):
 
 def estimates():
   """{cell: bytes of a device in closed form} of all cells, in this process."""
-  from prompt_tuning.cli import dry_run, footprint
+  import jax
 
-  footprint.start_devices((32, 1))
+  from prompt_tuning.cli import dry_run
+
+  jax.config.update('jax_num_cpu_devices', 32)
+  assert len(jax.devices('cpu')) == 32  # started, so that no cell starts them with fewer
   return {cell: sum(dry_run.estimate(*configure(*cell)).values()) for cell in cells()}
 
 

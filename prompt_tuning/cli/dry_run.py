@@ -108,12 +108,16 @@ def estimate(config, plan) -> dict[str, int]:
       split_residual=config.model.activation_partitioning_dims == 2)
   largest = max(ahead_of_time.device_bytes(leaf) for leaf in trained.values())
   trainable = ahead_of_time.device_bytes(plan.trainable)
+  gathers = config.model.parameter_partitioning_dims == 2 and plan.mesh.shape['data'] > 1
+  gathered = memory.gathered_bytes(plan.module.backbone.config, rows.model,
+                                   jnp.dtype(config.model.param_dtype).itemsize)
   return {
       'frozen parameters': ahead_of_time.device_bytes(plan.frozen),
       'trainable parameters': trainable,
       'their gradients, and the largest update': trainable + largest,
       'optimizer state': ahead_of_time.device_bytes(state.opt_state),
       'activations': memory.activation_bytes(plan.module.backbone.config, rows, trained),
+      'parameters gathered from other devices': gathered * gathers,
   }
 
 

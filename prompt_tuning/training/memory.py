@@ -17,8 +17,8 @@ and a decoder layer the same with t for s, and its cross-attention: another h an
 2 k an encoded row (n h a target row in their place where targets are few, see
 Attention.skips_keys), weights of n t s. With remat 'minimal' the first line alone is kept, with
 'full' the layer's input, a b s h; the rest is there for one layer at a time. A backward pass works
-with a b s ((g + 1) f + 2 h) besides, and loss and logits with 8 b t v. All that is kept counts at
-once, the largest workspace on top.
+with a b s ((g + 1) f + 2 h) besides, and loss and logits with 8 b t v, and in bfloat16 with the head
+in float32, 4 h v. All that is kept counts at once, the largest workspace on top.
 """
 
 import dataclasses
@@ -82,9 +82,27 @@ def activation_bytes(config, rows: Rows, trained) -> int:
     stacks.append((config.num_encoder_layers, _encoder_layer(config, rows, trained)))
   kept = sum(depth * layer.kept(config.remat_policy) for depth, layer in stacks)
   working = [layer.working(config.remat_policy, config.scan_layers) for _, layer in stacks]
-  working[0] += 8 * rows.examples * rows.targets * _share(config.vocab_size, rows.model)
+  vocab = _share(config.vocab_size, rows.model)
+  working[0] += 8 * rows.examples * rows.targets * vocab
+  if _SIZES[config.dtype] < 4:
+    working[0] += 4 * config.emb_dim * vocab
   bias = 4 * _share(config.num_heads, rows.model) * (rows.inputs**2 + rows.targets**2)
   return kept + max(working) + bias
+
+
+def gathered_bytes(config, model, itemsize) -> int:
+  """Parameters that a device holds whole for a moment where copies of the model share them.
+
+  A decoder layer's and those of one table of the vocabulary, found by comparison with the compiler.
+
+  Args:
+    config: T5Config.
+    model: devices that share one copy of the model.
+    itemsize: bytes of a parameter.
+  """
+  kernels = 8 * _share(config.num_heads * config.head_dim, model)
+  kernels += (len(config.mlp_activations) + 1) * _share(config.mlp_dim, model)
+  return itemsize * config.emb_dim * (kernels + _share(config.vocab_size, model))
 
 
 def _encoder_layer(config, rows, trained):

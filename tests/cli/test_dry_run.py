@@ -2,6 +2,8 @@
 
 import pytest
 
+from benchmarks import scale
+from prompt_tuning.cli import dry_run as dry_run_lib
 from prompt_tuning.cli import footprint, main
 from prompt_tuning.errors import UserError
 
@@ -35,6 +37,16 @@ def test_compiled_for_a_mesh(dry_run, tmp_path):
                 'Less memory: '):
     assert words in out, words
   assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('mesh', ['8x1', '4x2'])
+def test_closed_form_of_a_fully_sharded_model(mesh):
+  """Much of a small model's memory on many devices is what they have of each other."""
+  cell = 'small', mesh, 'float32', 'model_tuning'
+  sizes = dry_run_lib.estimate(*scale.configure(*cell))
+  together = scale.measure(*cell)['together']
+  assert sum(sizes.values()) == pytest.approx(together, rel=0.1)
+  assert sizes['parameters gathered from other devices'] > 0.1 * together
 
 
 def test_estimated_without_a_mesh(dry_run):

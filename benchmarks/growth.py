@@ -15,6 +15,7 @@ import numpy as np
 import random_step
 import rounds
 
+from prompt_tuning.cli import process
 from prompt_tuning.models.t5 import T5Config
 
 BASE = {'batch': 16, 'inputs': 128, 'prompt': 100, 'depth': 8}
@@ -46,6 +47,7 @@ def main():
   parser.add_argument('--cores', type=int, default=2, help='default 2')
   flags = parser.parse_args()
   rounds.pin_cores(flags.cores)
+  process.keep_memory()
   print(f'{"":8} {"sizes":>18} {"GFLOP a step":>30} {"CPU s a step":>30} {"exponents":>16}')
   for axis in flags.axes.split(','):
     measure(axis, flags)

@@ -17,8 +17,8 @@ and a decoder layer the same with t for s, and its cross-attention: another h an
 2 k an encoded row (n h a target row in their place where targets are few, see
 Attention.skips_keys), weights of n t s. With remat 'minimal' the first line alone is kept, with
 'full' the layer's input, a b s h; the rest is there for one layer at a time. A backward pass works
-with a b s ((g + 1) f + 2 h) besides, and loss and logits with 8 b t v, and in bfloat16 with the head
-in float32, 4 h v. All that is kept counts at once, the largest workspace on top.
+with a b s ((g + 1) f + 2 h) besides, and loss and logits with 8 b t v, in bfloat16 with the head in
+float32 too, 4 h v. All that is kept counts at once, the largest workspace on top.
 """
 
 import dataclasses

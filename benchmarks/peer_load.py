@@ -22,7 +22,9 @@ def ours(folder, devices=1):
   from prompt_tuning import params as params_lib
   from prompt_tuning import partitioning
   from prompt_tuning.checkpoints import restore
+  from prompt_tuning.cli import process
   from prompt_tuning.peft.model import abstract_params
+  process.keep_memory()  # As every verb of the command line does.
   shardings = None
   if devices > 1:
     module = pt.T5(restore.open_model(folder).config)

@@ -1,6 +1,5 @@
 """`cache` before `train`: the run finds what was written, and needs nothing else."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -9,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from e2e import jsonl
 
 from prompt_tuning.cli import main
 
@@ -62,7 +62,7 @@ def test_without_tensorflow_and_without_the_source(cached, train_argv, tmp_path)
   done = subprocess.run([sys.executable, '-c', BLOCKED, *argv], capture_output=True, text=True,
                         env={**os.environ, 'PYTHONPATH': str(root)}, check=False)
   assert done.returncode == 0, done.stderr
-  rows = [json.loads(line) for line in (tmp_path / 'other/metrics.jsonl').read_text().splitlines()]
+  rows = jsonl.read(tmp_path / 'other/metrics.jsonl')
   assert any('eval/exact_match' in row for row in rows)
 
 

@@ -1,9 +1,8 @@
 """A run on a base in int8: stopped and continued, evaluated, and used."""
 
-import json
-
 import numpy as np
 import pytest
+from e2e import jsonl
 
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.cli import main
@@ -20,12 +19,8 @@ def runs(train_argv, tmp_path_factory):
   return folder / 'whole', folder / 'stopped'
 
 
-def rows(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def losses(run):
-  return [row['train/loss'] for row in rows(run / 'metrics.jsonl') if 'train/loss' in row]
+  return [row['train/loss'] for row in jsonl.read(run / 'metrics.jsonl') if 'train/loss' in row]
 
 
 def test_resumed_run_equals_whole_run(runs):
@@ -44,7 +39,7 @@ def test_the_base_is_read_in_int8_again(runs, tmp_path):
     out = tmp_path / f'{name}.jsonl'
     assert main.main(['infer', f'--gin.MODEL_DIR={runs[0]}', f'--input={tmp_path / "in.txt"}',
                       f'--output={out}', '--gin.RANK_LABELS=True', *flags]) == 0
-    return np.array([list(row['scores'].values()) for row in rows(out)])
+    return np.array([list(row['scores'].values()) for row in jsonl.read(out)])
 
   small = scores('run')
   np.testing.assert_array_equal(small, scores('int8', '--gin.PARAM_DTYPE=int8'))
@@ -52,5 +47,5 @@ def test_the_base_is_read_in_int8_again(runs, tmp_path):
   assert 0 < np.abs(small - wide).max() < 0.05 * np.abs(wide).max()
   assert main.main(['eval', f'--gin.MODEL_DIR={runs[0]}',
                     f'--gin.EVAL_OUTPUT_DIR={tmp_path / "eval"}']) == 0
-  again = rows(tmp_path / 'eval' / 'predictions.jsonl')
-  assert again in [rows(path) for path in (runs[0] / 'predictions').iterdir()]
+  again = jsonl.read(tmp_path / 'eval' / 'predictions.jsonl')
+  assert again in [jsonl.read(path) for path in (runs[0] / 'predictions').iterdir()]

@@ -1,9 +1,7 @@
 """Two processes of four devices each: the numbers of one process with eight, whatever happens."""
 
 import contextlib
-import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -12,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from e2e import jsonl
 
 from benchmarks import chaos
 from benchmarks.processes import free_address
@@ -49,14 +48,10 @@ def two_processes(argv, log):
       process.wait()
 
 
-def rows(path):
-  return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
-
-
 def assert_equal_runs(run, whole):
   """The same metrics, predictions and prompt, up to the order of sums."""
   metrics = [[{name: value for name, value in row.items() if name not in chaos.CLOCKS}
-              for row in rows(folder / 'metrics.jsonl')] for folder in (run, whole)]
+              for row in jsonl.read(folder / 'metrics.jsonl')] for folder in (run, whole)]
   assert [list(row) for row in metrics[0]] == [list(row) for row in metrics[1]]
   assert len(metrics[0]) > STEPS // 4
   for ours, theirs in zip(*metrics, strict=True):
@@ -64,7 +59,7 @@ def assert_equal_runs(run, whole):
   names = sorted(path.name for path in (whole / 'predictions').iterdir())
   assert len(names) == 4
   for name in names[1:]:  # what FIRST_STOP lies before
-    ours, theirs = (rows(folder / 'predictions' / name) for folder in (run, whole))
+    ours, theirs = (jsonl.read(folder / 'predictions' / name) for folder in (run, whole))
     assert len(ours) == 16
     scores = [[row.pop('score') for row in part] for part in (ours, theirs)]
     assert ours == theirs

@@ -10,15 +10,12 @@ import sys
 
 import numpy as np
 import pytest
+from e2e import jsonl
 
 from benchmarks import chaos
 from prompt_tuning import partitioning
 from prompt_tuning.checkpoints import prompt_file, restore
 from prompt_tuning.cli import config, main
-
-
-def records(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture(scope='module')
@@ -43,10 +40,11 @@ def test_artefacts(whole):
       'cache', 'checkpoints', 'config.gin', 'metrics.jsonl', 'operative_config.gin', 'predictions',
       'prompt.safetensors'}
   assert len(list(whole.glob('events.out.tfevents.*'))) == 1
-  assert [row['step'] for row in records(whole / 'metrics.jsonl')] == [2, 4, 4, 6, 8, 8]
+  rows = jsonl.read(whole / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [2, 4, 4, 6, 8, 8]
   assert {'train/loss', 'train/z_loss', 'train/accuracy', 'train/grad_norm', 'train/padding_share',
-          'train/prompt/norm', 'train/prompt/distance'} <= set(records(whole / 'metrics.jsonl')[0])
-  predictions = records(whole / 'predictions' / 'step_8.jsonl')
+          'train/prompt/norm', 'train/prompt/distance'} <= set(rows[0])
+  predictions = jsonl.read(whole / 'predictions' / 'step_8.jsonl')
   assert len(predictions) == 8
   assert {'id', 'inputs', 'targets', 'prediction'} <= set(predictions[0])
   assert predictions[0]['inputs'].startswith('say: ')
@@ -152,10 +150,10 @@ def test_asked_to_stop_in_an_evaluation(train_argv, folder, tmp_path, monkeypatc
   assert len(placed) == 5
   assert 'Stopped at step 4 and saved' in capsys.readouterr().err
   assert not (run / 'predictions').exists()
-  assert [row['step'] for row in records(run / 'metrics.jsonl')] == [2, 4]
+  assert [row['step'] for row in jsonl.read(run / 'metrics.jsonl')] == [2, 4]
   assert main.main(argv(run)) == 0
   rows = [[{name: value for name, value in row.items() if name not in chaos.CLOCKS}
-           for row in records(model_dir / 'metrics.jsonl')] for model_dir in (whole, run)]
+           for row in jsonl.read(model_dir / 'metrics.jsonl')] for model_dir in (whole, run)]
   assert len(rows[0]) == 6 and rows[0] == rows[1]
 
 
@@ -168,7 +166,7 @@ def test_a_loss_that_is_not_finite(train_argv, tmp_path, capsys):
     err = capsys.readouterr().err
     assert 'Step 2 was not applied: loss nan' in err and 'SKIP_NONFINITE_STEPS' in err
     assert [path.name for path in (run / 'checkpoints').iterdir()] == ['1']
-    bad, = records(run / 'nonfinite.jsonl')
+    bad, = jsonl.read(run / 'nonfinite.jsonl')
     assert bad['step'] == 2 and bad['batch'] == 1 and bad['loss'] == 'nan'
     assert len(bad['examples']) == len(set(bad['examples'])) == 8
     assert (run / 'metrics.jsonl').read_text() == ''
@@ -180,11 +178,11 @@ def test_steps_that_are_left_out(train_argv, tmp_path, capsys):
   argv = functools.partial(train_argv, run, LEARNING_RATE=3.4e38, EVAL_PERIOD=None, WRITE_PERIOD=1,
                            TRAIN_STEPS_RELATIVE=5)
   assert main.main(argv(SKIP_NONFINITE_STEPS=2)) == 1
-  assert [bad['step'] for bad in records(run / 'nonfinite.jsonl')] == [2, 3, 4]
+  assert [bad['step'] for bad in jsonl.read(run / 'nonfinite.jsonl')] == [2, 3, 4]
   assert max(int(path.name) for path in (run / 'checkpoints').iterdir()) == 3
   capsys.readouterr()
   assert main.main(argv(SKIP_NONFINITE_STEPS=4)) == 0
-  assert [bad['step'] for bad in records(run / 'nonfinite.jsonl')] == [2, 3, 4, 5]
+  assert [bad['step'] for bad in jsonl.read(run / 'nonfinite.jsonl')] == [2, 3, 4, 5]
   assert 'Continuing from step 3' in capsys.readouterr().err
 
 
@@ -234,16 +232,16 @@ def test_eval_of_a_run_on_another_task(whole, tmp_path, capsys):
   (tmp_path / 'more.gin').write_text("EVAL_STEPS = 1\nEVAL_BATCH_SIZE = 8\n")
   assert main.main(['eval', f'--gin_file={tmp_path / "more.gin"}', f'--gin.MODEL_DIR={whole}',
                     f'--gin.EVAL_OUTPUT_DIR={tmp_path / "out"}']) == 0
-  assert len(records(tmp_path / 'out' / 'predictions.jsonl')) == 8
+  assert len(jsonl.read(tmp_path / 'out' / 'predictions.jsonl')) == 8
   assert main.main(['eval', '--gin_file=tasks/demo_sentiment.gin', f'--gin.MODEL_DIR={whole}',
                     '--gin.EVAL_STEPS=1', f'--gin.EVAL_OUTPUT_DIR={tmp_path / "other"}',
                     "--gin.TASK_FEATURE_LENGTHS={'inputs': 99, 'targets': 9}"]) == 0
-  assert not records(tmp_path / 'other' / 'predictions.jsonl')[0]['inputs'].startswith('say: ')
+  assert not jsonl.read(tmp_path / 'other' / 'predictions.jsonl')[0]['inputs'].startswith('say: ')
 
 
 def test_resumed_run_equals_whole_run(whole, resumed):
   rows = [[{name: value for name, value in row.items() if name not in chaos.CLOCKS}
-           for row in records(run / 'metrics.jsonl')] for run in (whole, resumed)]
+           for row in jsonl.read(run / 'metrics.jsonl')] for run in (whole, resumed)]
   assert len(rows[0]) == 6
   assert rows[0] == rows[1]
   arrays = [prompt_file.load_prompt(run / 'prompt.safetensors').array for run in (whole, resumed)]
@@ -256,10 +254,10 @@ def test_eval_takes_all_from_the_run(whole, capsys):
   values = json.loads(capsys.readouterr().out)
   assert set(values) == {'accuracy', 'rank/accuracy'}
   assert json.loads((whole / 'eval' / 'metrics.json').read_text()) == values
-  best = max(row['eval/accuracy'] for row in records(whole / 'metrics.jsonl')
+  best = max(row['eval/accuracy'] for row in jsonl.read(whole / 'metrics.jsonl')
              if 'eval/accuracy' in row)
   assert values['accuracy'] == best
-  assert len(records(whole / 'eval' / 'predictions.jsonl')) == 8
+  assert len(jsonl.read(whole / 'eval' / 'predictions.jsonl')) == 8
 
 
 def test_eval_of_a_prompt_file(whole, train_argv, tmp_path, capsys):
@@ -281,7 +279,7 @@ def test_infer(whole, tmp_path, capsys, monkeypatch):
   out = tmp_path / 'out.jsonl'
   assert main.main(['infer', f'--gin.MODEL_DIR={whole}', f'--input={tmp_path / "in.txt"}',
                     f'--output={out}', '--gin.RANK_LABELS=True']) == 0
-  rows = records(out)
+  rows = jsonl.read(out)
   assert [row['inputs'] for row in rows] == ['say: fine 111', 'say: poor 222', 'say: poor 222']
   assert all(set(row) == {'inputs', 'prediction', 'scores'} for row in rows)
   assert set(rows[0]['scores']) == {'yes', 'no'}
@@ -303,7 +301,7 @@ def test_infer_needs_no_training_file(train_argv, folder, tmp_path):
   (tmp_path / 'in.txt').write_text('{"text": "fine 111"}\n')
   assert main.main(['infer', f'--gin.MODEL_DIR={tmp_path / "run"}',
                     f'--input={tmp_path / "in.txt"}', f'--output={tmp_path / "out.jsonl"}']) == 0
-  assert records(tmp_path / 'out.jsonl')[0]['inputs'] == 'say: fine 111'
+  assert jsonl.read(tmp_path / 'out.jsonl')[0]['inputs'] == 'say: fine 111'
 
 
 @pytest.mark.parametrize('file_format', ['npy', 'safetensors'])

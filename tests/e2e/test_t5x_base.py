@@ -1,9 +1,8 @@
 """A run on a T5X checkpoint: its shape, its step and a SentencePiece vocabulary of its own."""
 
-import json
-
 import pytest
 import sentencepiece
+from e2e import jsonl
 
 from prompt_tuning.checkpoints import prompt_file
 from prompt_tuning.cli import main
@@ -33,7 +32,7 @@ def test_starts_at_the_step_of_the_base(train_argv, golden_dir, vocabulary, tmp_
   err = capsys.readouterr().err
   assert 'Steps 7 to 10' in err
   assert 'count from step 7' in err
-  rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  rows = jsonl.read(run / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [8, 8, 10, 10]
   assert prompt_file.load_prompt(run / 'prompt.safetensors').array.shape == (3, 32)
 
@@ -47,5 +46,5 @@ def test_initial_step_wins(train_argv, golden_dir, vocabulary, tmp_path):
   run = tmp_path / 'run'
   assert main.main(argv(train_argv, golden_dir, vocabulary, run, TRAIN_STEPS=2,
                         INITIAL_STEP=0)) == 0
-  rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  rows = jsonl.read(run / 'metrics.jsonl')
   assert rows[-1]['step'] == 2

@@ -28,9 +28,10 @@ def test_gradients_of_the_norm(dtype):
   tolerance = {'rtol': 2e-5, 'atol': 2e-6} if dtype == 'float32' else {'rtol': 2e-2, 'atol': 2e-2}
   np.testing.assert_allclose(found, wanted, **tolerance)
   grad = normal(2, 5, 16, seed=2)
-  for ours_, plain_, leaf in zip(our_backward(grad), backward(grad), (x, scale), strict=True):
-    assert ours_.dtype == leaf.dtype
-    np.testing.assert_allclose(*(np.asarray(g, np.float32) for g in (ours_, plain_)), **tolerance)
+  for found, wanted, leaf in zip(our_backward(grad), backward(grad), (x, scale), strict=True):
+    assert found.dtype == leaf.dtype
+    found, wanted = (np.asarray(values, np.float32) for values in (found, wanted))
+    np.testing.assert_allclose(found, wanted, **tolerance)
 
 
 def test_gradients_of_the_masked_softmax_where_a_row_sees_nothing():

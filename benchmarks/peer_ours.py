@@ -26,9 +26,11 @@ def load(work):
   """(model, trainable, frozen): the T5 of `weights/` with the prompt of `prompt.npy`."""
   remat = work.get('remat', 'none')
   # Recomputation saves memory on a CPU only in scanned layers; see docs/benchmarks.md.
-  backbone = pt.load_backbone(work['folder'] + '/weights', scan_layers=remat != 'none')
+  backbone = pt.load_backbone(work['folder'] + '/weights', param_dtype=work['dtype'],
+                              scan_layers=remat != 'none')
   config = dataclasses.replace(
-      backbone.config, dropout_rate=work['dropout'] / 100, remat_policy=remat)
+      backbone.config, dtype=work['dtype'], dropout_rate=work['dropout'] / 100,
+      remat_policy=remat)
   start = pt.FromArray(np.load(work['folder'] + '/prompt.npy'))
   model = pt.PeftModel(
       backbone=pt.T5(config), methods=(pt.SoftPrompt(length=work['prompt'], init=start),))

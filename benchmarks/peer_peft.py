@@ -16,7 +16,8 @@ def load(work):
   torch.set_num_threads(work['cores'])
   transformers.logging.set_verbosity_error()
   backbone = transformers.T5ForConditionalGeneration.from_pretrained(
-      work['folder'] + '/weights', dtype=torch.float32, dropout_rate=work['dropout'] / 100)
+      work['folder'] + '/weights', dtype=getattr(torch, work['dtype']),
+      dropout_rate=work['dropout'] / 100)
   # One transformer submodule: the prompt stands before the encoder only, as in the paper.
   model = peft.get_peft_model(backbone, peft.PromptTuningConfig(
       task_type='SEQ_2_SEQ_LM', num_virtual_tokens=work['prompt'], num_transformer_submodules=1))
@@ -60,7 +61,7 @@ def train(work):
     loss = fresh(**batch).loss
     loss.backward()
     np.save(work['folder'] + '/gradient_peft.npy',
-            fresh.prompt_encoder['default'].embedding.weight.grad.numpy())
+            fresh.prompt_encoder['default'].embedding.weight.grad.float().numpy())
     return {'loss': loss.item()}
 
   return {'run': lambda: {'loss': step(batch)}, 'check': check}

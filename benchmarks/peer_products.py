@@ -1,5 +1,6 @@
 """The matrix products of a step and nothing else: how fast any implementation could be here."""
 
+import functools
 import json
 import sys
 
@@ -46,7 +47,7 @@ def stack(layers, rows, length, batch, emb, mlp, inner, heads):
 
 def cross(work, layers, source, target, emb, head, heads):
   """Keys and values of the source and their products, or the short cut of few queries."""
-  attention = Attention(num_heads=heads, head_dim=head, dtype='float32')
+  attention = Attention(num_heads=heads, head_dim=head, dtype=work['dtype'])
   if attention.skips_keys(target[1], (source[1], emb)):
     asked = target[1] * heads
     return [
@@ -63,8 +64,8 @@ def cross(work, layers, source, target, emb, head, heads):
 def products(work):
   """A function that computes the products of one training step."""
   rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
-  dot = jax.jit(jnp.matmul)
+  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), work['dtype'])
+  dot = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
   calls = []
   for count, batch, rows, inner, columns in shapes(work):
     lead = () if batch == 1 else (batch,)

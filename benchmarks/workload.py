@@ -23,6 +23,7 @@ class Workload:
     cores: cores that all peers share.
     rounds: measured turns of each peer.
     dropout: percent of activations dropped in training, on both sides.
+    dtype: of weights and activations, on both sides.
   """
   shape: str = 'small'
   batch: int = 16
@@ -32,6 +33,7 @@ class Workload:
   cores: int = 2
   rounds: int = 7
   dropout: int = 0
+  dtype: str = 'float32'
 
 
 def parser(description):
@@ -39,7 +41,7 @@ def parser(description):
   parser = argparse.ArgumentParser(description=description)
   for field in dataclasses.fields(Workload):
     parser.add_argument(f'--{field.name}', type=field.type, default=field.default,
-                        choices=SHAPES if field.name == 'shape' else None,
+                        choices=CHOICES.get(field.name),
                         help=f'default {field.default}')
   return parser
 
@@ -51,6 +53,9 @@ SHAPES = {
     'small': T5_1_1 | dict(d_model=512, d_ff=1024, num_layers=8, num_decoder_layers=8, num_heads=6),
     'base': T5_1_1 | dict(d_model=768, d_ff=2048, num_layers=12, num_decoder_layers=12,
                           num_heads=12)}
+
+
+CHOICES = {'shape': list(SHAPES), 'dtype': ['float32', 'bfloat16']}
 
 
 def write_weights(folder, shape):

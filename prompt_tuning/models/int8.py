@@ -17,6 +17,7 @@ import numpy as np
 
 from prompt_tuning import params as params_lib
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import products
 
 INT8 = 'int8'
 SCALE = '_scale'  # what the path of a scale has behind its parameter's
@@ -125,13 +126,13 @@ def widen(values, scale, dtype):
 @functools.partial(jax.checkpoint, static_argnums=0)
 def einsum(equation, x, values, scale):
   """einsum of x and a frozen kernel: int8 values, float32 scales that broadcast to them."""
-  return jnp.einsum(equation, x, widen(values, scale, x.dtype))
+  return products.einsum(equation, x, widen(values, scale, x.dtype))
 
 
 @jax.custom_vjp
 def dot(x, values, scale):
   """x [..., in] times a frozen kernel: int8 values [in, out], float32 scales [out]."""
-  return jnp.dot(x, widen(values, scale, x.dtype))
+  return products.dot(x, widen(values, scale, x.dtype))
 
 
 def _dot_forward(x, values, scale):
@@ -142,7 +143,7 @@ def _dot_backward(kernel, grad):
   # Widened again: differentiated by itself, the product would keep the wide kernel of every layer
   # for the backward pass. Without the barrier XLA finds that both are the same and keeps it too.
   (values, scale), grad = jax.lax.optimization_barrier((kernel, grad))
-  return jnp.dot(grad, widen(values, scale, grad.dtype).T), None, None
+  return products.dot(grad, widen(values, scale, grad.dtype).T), None, None
 
 
 dot.defvjp(_dot_forward, _dot_backward)

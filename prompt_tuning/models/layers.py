@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from prompt_tuning.models import int8, masks
+from prompt_tuning.models import int8, masks, products
 
 # Large and finite: exp underflows to exactly 0, and a row that sees nothing gives no NaN.
 MASKED = -1e10
@@ -38,7 +38,7 @@ class Dense(nn.Module):
     kernel, scale = self._kernel(x.shape[-1])
     if scale is not None:
       return int8.dot(x.astype(self.dtype), kernel, scale)
-    return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+    return products.dot(x.astype(self.dtype), kernel.astype(self.dtype))
 
   @nn.compact
   def kernel(self, inputs):
@@ -190,12 +190,12 @@ class AttentionCore(nn.Module):
     """
     # With heads before positions the batched products take a third less time on a CPU.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    scores = jnp.einsum('bnqd,bnkd->bnqk', query, key, preferred_element_type=jnp.float32)
+    scores = products.einsum('bnqd,bnkd->bnqk', query, key, jnp.float32)
     if bias is not None:
       scores = scores + bias
     weights = masked_softmax(scores, mask).astype(self.dtype)
     weights = Dropout(self.dropout_rate, self.enable_dropout)(weights)
-    return jnp.einsum('bnqk,bnkd->bnqd', weights, value).swapaxes(1, 2)
+    return products.einsum('bnqk,bnkd->bnqd', weights, value).swapaxes(1, 2)
 
 
 @jax.custom_vjp
@@ -285,7 +285,7 @@ class Attention(nn.Module):
     """einsum of x with a kernel [H, N*D], seen as [H, N, D]."""
     kernel = self._heads(kernel)
     if scale is None:
-      return jnp.einsum(equation, x, kernel.astype(self.dtype))
+      return products.einsum(equation, x, kernel.astype(self.dtype))
     return int8.einsum(equation, x, kernel, self._heads(scale))
 
   def skips_keys(self, queries, source):
@@ -335,8 +335,10 @@ def activate(name: str, x):
 # writing and reading what it would need.
 @functools.partial(jax.checkpoint, static_argnums=0)
 def gate(activations, *branches):
-  """Product of the activated branches, each [..., F]."""
-  return functools.reduce(jnp.multiply, map(activate, activations, branches))
+  """Product of the activated branches, each [..., F]; taken in float32 and rounded once."""
+  wide = (branch.astype(jnp.float32) for branch in branches)
+  product = functools.reduce(jnp.multiply, map(activate, activations, wide))
+  return product.astype(branches[0].dtype)
 
 
 class MLP(nn.Module):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from prompt_tuning import params as trees
 from prompt_tuning.errors import UserError
+from prompt_tuning.models import products
 from prompt_tuning.models.layers import Dense
 from prompt_tuning.peft.method import Method
 
@@ -26,7 +27,7 @@ class LowRank(nn.Module):
   def __call__(self, x):
     a = self.param('a', nn.initializers.he_uniform(), (x.shape[-1], self.rank), jnp.float32)
     b = self.param('b', nn.initializers.zeros, (self.rank, self.features), jnp.float32)
-    x = jnp.dot(jnp.dot(x.astype(self.dtype), a.astype(self.dtype)), b.astype(self.dtype))
+    x = products.dot(products.dot(x.astype(self.dtype), a.astype(self.dtype)), b.astype(self.dtype))
     return x * jnp.asarray(self.scale, x.dtype)
 
 

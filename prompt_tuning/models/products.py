@@ -27,53 +27,76 @@ def einsum(equation, x, y, dtype=None):
   """Product of two arrays of one dtype, as `jnp.einsum`.
 
   Args:
-    equation: explicit, without ellipsis; an index is in two of operands and result at least.
+    equation: explicit, without ellipsis; an index is in two of operands and result at least, and
+      once in each.
     x: float32 or half precision.
-    y: of the same dtype; an axis of size 1 is broadcast, in either.
-    dtype: of the result; None: that of the operands.
+    y: of the same dtype. An axis of size 1 that is not summed is broadcast, in either.
+    dtype: of the result, float32 or the operands'; None: the operands'.
 
   Returns:
     The product. Its gradients have the dtype of the operands.
+
+  Raises:
+    TypeError: operands of two dtypes.
   """
+  if x.dtype != y.dtype:
+    raise TypeError(f'einsum of {x.dtype} and {y.dtype}: cast them to one dtype.')
   if x.dtype == jnp.float32:
     return jnp.einsum(equation, x, y)
-  return _half_einsum(equation, dtype or x.dtype, x, y)
+  inputs, output = equation.split('->')
+  shapes = dict(zip(inputs.replace(',', ''), x.shape + y.shape, strict=True))
+  (x_names, x), (y_names, y) = map(_without_ones, inputs.split(','), (x, y))
+  sizes = shapes | dict(zip(x_names + y_names, x.shape + y.shape, strict=True))
+  names = ''.join(name for name in output if sizes[name] != 1)
+  product = _half_einsum(f'{x_names},{y_names}->{names}', dtype or x.dtype, x, y)
+  return product.reshape([sizes[name] for name in output])
+
+
+def _without_ones(names, x):
+  """(names, x) without axes of size 1."""
+  kept = [axis for axis, size in enumerate(x.shape) if size != 1]
+  return ''.join(names[axis] for axis in kept), x.reshape([x.shape[axis] for axis in kept])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _half_einsum(equation, dtype, x, y):
+  return _product(equation, dtype, x, y)
+
+
+def _product(equation, dtype, x, y):
   if x.dtype == jnp.bfloat16 and jax.default_backend() == 'cpu':
     return _cpu_einsum(equation, x, y).astype(dtype)
   return jnp.einsum(equation, x, y, preferred_element_type=dtype)
 
 
 def _half_einsum_forward(equation, dtype, x, y):
-  return _half_einsum(equation, dtype, x, y), (x, y)
+  # Not `_half_einsum`, inside which the remat policies would not see the product. An operand is
+  # kept for the gradient of the other alone: the kernels are frozen.
+  residuals = (x.value if y.perturbed else None, y.value if x.perturbed else None)
+  return _product(equation, dtype, x.value, y.value), residuals
 
 
-def _half_einsum_backward(equation, dtype, operands, grad):
-  x, y = operands
+def _half_einsum_backward(equation, dtype, residuals, grad):
   inputs, output = equation.split('->')
   x_names, y_names = inputs.split(',')
-  grad = grad.astype(x.dtype)
-  return (_gradient(x_names, x, output, grad, y_names, y),
-          _gradient(y_names, y, output, grad, x_names, x))
+  x, y = residuals
+
+  def gradient(names, other_names, other):
+    if other is None or isinstance(grad, jax.custom_derivatives.SymbolicZero):
+      return None
+    return _product(f'{output},{other_names}->{names}', other.dtype, grad.astype(other.dtype),
+                    other)
+
+  return gradient(x_names, y_names, y), gradient(y_names, x_names, x)
 
 
-def _gradient(names, x, output, grad, other_names, other):
-  """The gradient of x: that of the result times the other operand, summed where x is broadcast."""
-  kept, _ = _without_ones(names, x)
-  product = _half_einsum(f'{output},{other_names}->{kept}', grad.dtype, grad, other)
-  return product.reshape(x.shape)
-
-
-_half_einsum.defvjp(_half_einsum_forward, _half_einsum_backward)
+_half_einsum.defvjp(_half_einsum_forward, _half_einsum_backward, symbolic_zeros=True)
 
 
 def _cpu_einsum(equation, x, y):
   """bfloat16 einsum into float32, as one product of [batch, left, sum] and [batch, sum, right]."""
   inputs, output = equation.split('->')
-  (x_names, x), (y_names, y) = map(_without_ones, inputs.split(','), (x, y))
+  x_names, y_names = inputs.split(',')
   sizes = dict(zip(x_names + y_names, x.shape + y.shape, strict=True))
   pick = lambda names, test: ''.join(filter(test, names))
   batch = pick(x_names, lambda name: name in y_names and name in output)
@@ -83,26 +106,19 @@ def _cpu_einsum(equation, x, y):
   left = pick(x_names, lambda name: name not in y_names)
   right = pick(y_names, lambda name: name not in x_names)
 
-  def merged(operand, names, *groups):
+  def merged(operand, names, *sides):
+    groups = [batch, *sides] if batch else sides
     shape = [math.prod(map(sizes.get, group)) for group in groups]
     return _transposed(operand, names, ''.join(groups)).reshape(shape)
 
-  x = merged(x, x_names, batch, left, summed)
-  if y_names.endswith(summed):
-    form, y = 'blk,brk->blr', merged(y, y_names, batch, right, summed)
-  else:
-    form, y = 'blk,bkr->blr', merged(y, y_names, batch, summed, right)
-  product = jnp.einsum(form, x, y, preferred_element_type=jnp.float32)
+  x = merged(x, x_names, left, summed)
+  sum_last = y_names.endswith(summed)
+  y = merged(y, y_names, right, summed) if sum_last else merged(y, y_names, summed, right)
+  b = 'b' if batch else ''  # a batch axis of 1 would hide a dense product from the remat policies
+  product = jnp.einsum(f'{b}lk,{b}{"rk" if sum_last else "kr"}->{b}lr', x, y,
+                       preferred_element_type=jnp.float32)
   names = batch + left + right
-  product = product.reshape([sizes[name] for name in names])
-  product = _transposed(product, names, pick(output, sizes.__contains__))
-  return product.reshape([sizes.get(name, 1) for name in output])
-
-
-def _without_ones(names, x):
-  """(names, x) without axes of size 1."""
-  kept = [axis for axis, size in enumerate(x.shape) if size > 1]
-  return ''.join(names[axis] for axis in kept), x.reshape([x.shape[axis] for axis in kept])
+  return _transposed(product.reshape([sizes[name] for name in names]), names, output)
 
 
 def _transposed(x, names, wanted):

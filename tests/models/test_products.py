@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from prompt_tuning.models import products
+from prompt_tuning.models import products, t5
 
 # (equation, shapes of its operands) of the layers; the axis of size 1 stands for all heads.
 PRODUCTS = [
@@ -65,6 +65,30 @@ def test_no_operand_is_widened_forward_or_backward(dtype):
   assert found == [jnp.dtype(dtype)] * 12  # two products, each with two more backward
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_remat_policies_see_dense_products(dtype):
+  def products_of(dtype):
+    x, wide, narrow = (normal(shape, 0, dtype) for shape in ((2, 3, 8), (8, 16), (16, 8)))
+    layer = jax.checkpoint(lambda x: products.dot(jnp.tanh(products.dot(x, wide)), narrow),
+                           policy=t5.REMAT_POLICIES['minimal'])
+    jaxpr = jax.make_jaxpr(jax.grad(lambda x: layer(x).astype(jnp.float32).sum()))(x)
+    return sum(equation.primitive.name == 'dot_general' for equation in equations(jaxpr.jaxpr))
+
+  assert products_of(dtype) == products_of('float32') == 4  # none is computed again
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_empty_operands(dtype):
+  rows = products.dot(jnp.zeros((0, 3, 4), dtype), jnp.zeros((4, 5), dtype))
+  sums = products.dot(jnp.zeros((2, 3, 0), dtype), jnp.zeros((0, 5), dtype))
+  assert (rows.shape, sums.shape) == ((0, 3, 5), (2, 3, 5)) and not sums.any()
+
+
+def test_refuses_two_dtypes():
+  with pytest.raises(TypeError, match='bfloat16 and float32'):
+    products.dot(jnp.zeros((2, 4), 'bfloat16'), jnp.zeros((4, 5)))
+
+
 def equations(jaxpr):
   """All equations of a jaxpr, those of the jaxprs inside it too."""
   for equation in jaxpr.eqns:
@@ -76,7 +100,8 @@ def equations(jaxpr):
 @pytest.mark.parametrize('rows', [1, 8, 33])
 @pytest.mark.parametrize('heads', [1, 3])
 @pytest.mark.parametrize('shared', [False, True])
-def test_compiled_attention_with_its_transpositions(rows, heads, shared):
+@pytest.mark.parametrize('batch', [1, 2])
+def test_compiled_attention_with_its_transpositions(batch, rows, heads, shared):
   """XLA folds transpositions into products and then may have no bfloat16 kernel for them."""
   def attention(dtype, query, key, value):
     query, key, value = (x.astype(dtype).swapaxes(1, 2) for x in (query, key, value))
@@ -88,8 +113,9 @@ def test_compiled_attention_with_its_transpositions(rows, heads, shared):
     loss = lambda *operands: jnp.square(attention(dtype, *operands).astype(jnp.float32)).sum()
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(query, key, value)
 
-  query = normal((2, rows, heads, 16), 0, 'bfloat16')
-  key, value = (normal((2, 40, 1 if shared else heads, 16), seed, 'bfloat16') for seed in (1, 2))
+  query = normal((batch, rows, heads, 16), 0, 'bfloat16')
+  keys = (batch, 40, 1 if shared else heads, 16)
+  key, value = (normal(keys, seed, 'bfloat16') for seed in (1, 2))
   for ours, wanted in zip(gradients('bfloat16'), gradients('float32'), strict=True):
     wanted = np.asarray(wanted, np.float32)
     np.testing.assert_allclose(ours.astype(jnp.float32), wanted, atol=0.03 * np.abs(wanted).max())

@@ -335,10 +335,11 @@ def activate(name: str, x):
 # writing and reading what it would need.
 @functools.partial(jax.checkpoint, static_argnums=0)
 def gate(activations, *branches):
-  """Product of the activated branches, each [..., F]; taken in float32 and rounded once."""
-  wide = (branch.astype(jnp.float32) for branch in branches)
-  product = functools.reduce(jnp.multiply, map(activate, activations, wide))
-  return product.astype(branches[0].dtype)
+  """Product of the activated branches, each [..., F]."""
+  dtype = branches[0].dtype
+  if products.is_cpu_bfloat16(dtype):  # each rounding would take time, so there is one, at the end
+    branches = [branch.astype(jnp.float32) for branch in branches]
+  return functools.reduce(jnp.multiply, map(activate, activations, branches)).astype(dtype)
 
 
 class MLP(nn.Module):

@@ -17,6 +17,11 @@ import jax
 import jax.numpy as jnp
 
 
+def is_cpu_bfloat16(dtype):
+  """Whether it is bfloat16 on a CPU, for which XLA has little but these products."""
+  return dtype == jnp.bfloat16 and jax.default_backend() == 'cpu'
+
+
 def dot(x, kernel):
   """[..., in] times [in, out] of the same dtype."""
   rows = 'abcdefg'[:x.ndim - 1]
@@ -64,7 +69,7 @@ def _half_einsum(equation, dtype, x, y):
 
 
 def _product(equation, dtype, x, y):
-  if x.dtype == jnp.bfloat16 and jax.default_backend() == 'cpu':
+  if is_cpu_bfloat16(x.dtype):
     return _cpu_einsum(equation, x, y).astype(dtype)
   return jnp.einsum(equation, x, y, preferred_element_type=dtype)
 

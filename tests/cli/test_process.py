@@ -19,7 +19,7 @@ def page_faults(prepare):
 
       run = jax.jit(lambda x: jnp.cumsum(jnp.sort(x, axis=0), axis=1).max())
       x = jnp.ones((64, 65536))
-      for _ in range(2):  # of the heap that the first leaves, the second may still find a part taken
+      for _ in range(2):  # the second may find a part of the heap of the first still taken
         run(x).block_until_ready()
       before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
       for _ in range(3):

@@ -49,12 +49,11 @@ def einsum(equation, x, y, dtype=None):
   if x.dtype == jnp.float32:
     return jnp.einsum(equation, x, y)
   inputs, output = equation.split('->')
-  shapes = dict(zip(inputs.replace(',', ''), x.shape + y.shape, strict=True))
   (x_names, x), (y_names, y) = map(_without_ones, inputs.split(','), (x, y))
-  sizes = shapes | dict(zip(x_names + y_names, x.shape + y.shape, strict=True))
-  names = ''.join(name for name in output if sizes[name] != 1)
+  sizes = dict(zip(x_names + y_names, x.shape + y.shape, strict=True))
+  names = ''.join(filter(sizes.__contains__, output))
   product = _half_einsum(f'{x_names},{y_names}->{names}', dtype or x.dtype, x, y)
-  return product.reshape([sizes[name] for name in output])
+  return product.reshape([sizes.get(name, 1) for name in output])
 
 
 def _without_ones(names, x):
